@@ -1,0 +1,263 @@
+//! What all sessions share: configuration, pools, statements, workers and their clients.
+//!
+//! There are no globals; whoever needs one of these gets the hub.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::shared::{ClientShared, NewClient, SECRET_BYTES, Signal};
+use crate::auth::scram::Verifier;
+use crate::config::Config;
+use crate::net::{SocketOptions, Transport};
+use crate::server::pools::PoolSet;
+use crate::server::{Settings, StatementStore, WatchInbox};
+use crate::tasks::Tasks;
+
+/// Clients that one worker can have: the slot's share of a virtual process id.
+const SLOTS_MAX: usize = 1 << 22;
+/// Workers that there can be: the worker's share of a virtual process id.
+pub const WORKERS_MAX: usize = 1 << 8;
+
+/// Shared by all sessions of the process.
+#[derive(Debug)]
+pub struct Hub {
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// The server pools.
+    pub pools: PoolSet,
+    /// Prepared statements.
+    pub statements: StatementStore,
+    /// The workers, by index.
+    pub workers: Vec<Arc<Worker>>,
+    /// Sessions, and the cancels that they forward.
+    pub tasks: Tasks,
+    /// pgbaton is stopping: consoles end at once.
+    pub stopping: CancellationToken,
+    /// Client connections, those still logging in included.
+    pub client_count: AtomicUsize,
+    next_client_id: AtomicU64,
+    /// SCRAM verifiers made from plain passwords.
+    pub verifiers: Verifiers,
+    /// Seed of the salts that unknown users are shown.
+    pub mock_seed: [u8; 32],
+}
+
+/// One worker thread and its clients.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its index, which is also its shard in every pool.
+    pub index: usize,
+    /// Its runtime.
+    pub handle: Handle,
+    /// Its idle servers' inbox.
+    pub inbox: Arc<WatchInbox>,
+    /// Connections placed on it.
+    pub load: AtomicUsize,
+    /// Its logged-in clients. Held for a moment; nothing is locked under it.
+    clients: Mutex<Slab<Arc<ClientShared>>>,
+}
+
+impl Worker {
+    /// A worker without clients.
+    #[must_use]
+    pub fn new(index: usize, handle: Handle) -> Self {
+        Self {
+            index,
+            handle,
+            inbox: Arc::default(),
+            load: AtomicUsize::new(0),
+            clients: Mutex::default(),
+        }
+    }
+
+    /// Its clients now.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Arc<ClientShared>> {
+        self.clients.lock().iter().map(|(_, client)| client.clone()).collect()
+    }
+}
+
+/// A client's place in the tables; leaving them when dropped.
+#[derive(Debug)]
+pub struct Registration {
+    worker: Arc<Worker>,
+    slot: usize,
+    /// The client.
+    pub client: Arc<ClientShared>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.worker.clients.lock().remove(self.slot);
+    }
+}
+
+/// A connection's place among `max_client_conn`; given back when dropped.
+#[derive(Debug)]
+pub struct ClientPlace {
+    hub: Arc<Hub>,
+    worker: Arc<Worker>,
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.hub.client_count.fetch_sub(1, Ordering::Relaxed);
+        self.worker.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// A hub for these workers.
+    #[must_use]
+    pub fn new(config: Arc<Config>, pools: PoolSet, workers: Vec<Arc<Worker>>) -> Arc<Self> {
+        let mut mock_seed = [0_u8; 32];
+        mock_seed.fill_with(|| fastrand::u8(..));
+        Arc::new(Self {
+            config: ArcSwap::new(config),
+            pools,
+            statements: StatementStore::default(),
+            workers,
+            tasks: Tasks::default(),
+            stopping: CancellationToken::new(),
+            client_count: AtomicUsize::new(0),
+            next_client_id: AtomicU64::new(1),
+            verifiers: Verifiers::default(),
+            mock_seed,
+        })
+    }
+
+    /// Takes a place for a new connection on a worker, beyond any limit: who is refused is told
+    /// so by its own session.
+    #[must_use]
+    pub fn take_place(self: &Arc<Self>, worker: &Arc<Worker>) -> ClientPlace {
+        self.client_count.fetch_add(1, Ordering::Relaxed);
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        ClientPlace { hub: self.clone(), worker: worker.clone() }
+    }
+
+    /// The worker with the fewest connections.
+    #[must_use]
+    pub fn least_loaded(&self) -> &Arc<Worker> {
+        self.workers
+            .iter()
+            .min_by_key(|w| w.load.load(Ordering::Relaxed))
+            .expect("BUG: there is at least one worker")
+    }
+
+    /// Enters a client that has logged in. `None` when the worker's table is full.
+    #[must_use]
+    pub fn register(
+        &self,
+        worker: &Arc<Worker>,
+        database: Arc<str>,
+        user: Arc<str>,
+        transport: &Transport,
+        settings: Arc<Settings>,
+    ) -> Option<Registration> {
+        let mut secret = [0_u8; SECRET_BYTES];
+        getrandom::fill(&mut secret).ok()?;
+        let mut clients = worker.clients.lock();
+        let entry = clients.vacant_entry();
+        let slot = entry.key();
+        if slot >= SLOTS_MAX {
+            return None;
+        }
+        let client = Arc::new(ClientShared::new(NewClient {
+            id: self.next_client_id.fetch_add(1, Ordering::Relaxed),
+            virtual_pid: virtual_pid(worker.index, slot),
+            database,
+            user,
+            peer: transport.peer_addr(),
+            local: transport.local_addr(),
+            settings,
+            secret,
+        }));
+        entry.insert(client.clone());
+        Some(Registration { worker: worker.clone(), slot, client })
+    }
+
+    /// The client that was told this process id.
+    #[must_use]
+    pub fn find(&self, virtual_pid: i32) -> Option<Arc<ClientShared>> {
+        let (worker, slot) = place_of(virtual_pid)?;
+        let client = self.workers.get(worker)?.clients.lock().get(slot)?.clone();
+        Some(client)
+    }
+
+    /// Asks every client to end.
+    pub fn signal_all(&self, signal: Signal) {
+        for worker in &self.workers {
+            for client in worker.clients() {
+                client.signal(signal);
+            }
+        }
+    }
+
+    /// TCP options by the configuration in force.
+    #[must_use]
+    pub fn socket_options(&self) -> SocketOptions {
+        super::routes::socket_options(&self.config.load())
+    }
+}
+
+/// SCRAM verifiers made from plain passwords, so that PBKDF2 runs once per user and password.
+#[derive(Default)]
+pub struct Verifiers(Mutex<HashMap<String, (Zeroizing<Vec<u8>>, Arc<Verifier>)>>);
+
+impl std::fmt::Debug for Verifiers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Verifiers")
+    }
+}
+
+impl Verifiers {
+    /// The verifier of this user's password, if it was made before.
+    #[must_use]
+    pub fn find(&self, user: &str, password: &[u8]) -> Option<Arc<Verifier>> {
+        let made = self.0.lock();
+        let (of_password, verifier) = made.get(user)?;
+        (**of_password == *password).then(|| verifier.clone())
+    }
+
+    /// Remembers a verifier just made, in the place of one for an older password.
+    pub fn remember(&self, user: &str, password: &[u8], verifier: Verifier) -> Arc<Verifier> {
+        let verifier = Arc::new(verifier);
+        let entry = (Zeroizing::new(password.to_vec()), verifier.clone());
+        self.0.lock().insert(user.to_owned(), entry);
+        verifier
+    }
+}
+
+/// Worker and slot in one positive number; 0 is never used.
+fn virtual_pid(worker: usize, slot: usize) -> i32 {
+    i32::try_from((worker << 22 | slot) + 1).expect("BUG: 30 bits fit")
+}
+
+fn place_of(virtual_pid: i32) -> Option<(usize, usize)> {
+    let place = usize::try_from(virtual_pid).ok()?.checked_sub(1)?;
+    Some((place >> 22, place & (SLOTS_MAX - 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtual_pid_names_worker_and_slot() {
+        for place in [(0, 0), (0, 7), (3, 0), (WORKERS_MAX - 1, SLOTS_MAX - 2)] {
+            let pid = virtual_pid(place.0, place.1);
+            assert!(pid > 0);
+            assert_eq!(place_of(pid), Some(place));
+        }
+        assert_eq!(place_of(0), None);
+        assert_eq!(place_of(-5), None);
+    }
+}

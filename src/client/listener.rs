@@ -1,0 +1,198 @@
+//! Accepting connections, placing them on workers, and the frame of a session's task.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::end::{LoginError, SessionEnd};
+use super::hub::{ClientPlace, Hub, Worker};
+use super::login::{self, ConsoleClient, LoggedIn};
+use super::session::{Link, Session};
+use crate::net::{Listener, Transport};
+use crate::server::ServerLease;
+use crate::server::cleanup::{self, CleanUp, Departure};
+use crate::server::idle;
+
+/// Serves one console connection; given by the layer above.
+pub type Console =
+    fn(Arc<Hub>, ConsoleClient) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
+
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until `stop`, placing each connection on the worker with the fewest.
+pub async fn accept(hub: Arc<Hub>, listener: Listener, console: Console, stop: CancellationToken) {
+    let options = hub.socket_options();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            // Cancel-safe: a connection is either returned or still in the backlog.
+            accepted = listener.accept(&options) => accepted,
+        };
+        match accepted {
+            Ok(transport) => place(&hub, transport, console),
+            Err(e) if is_peers_doing(&e) => {}
+            Err(e) => {
+                tracing::error!("accept failed, pausing: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_peers_doing(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
+    let worker = hub.least_loaded().clone();
+    let place = hub.take_place(&worker);
+    let handle = worker.handle.clone();
+    let hub = hub.clone();
+    let tasks = hub.tasks.clone();
+    // The socket may be registered with another worker's reactor: it moves in its own task.
+    let task = async move { serve(hub, worker, transport, place, console).await };
+    tasks.spawn(&handle, task);
+}
+
+/// One connection, from its first byte to its last.
+async fn serve(
+    hub: Arc<Hub>,
+    worker: Arc<Worker>,
+    transport: Transport,
+    place: ClientPlace,
+    console: Console,
+) {
+    let logging_in = Box::pin(log_in(hub.clone(), worker, transport));
+    let logged_in = logging_in.await;
+    match logged_in {
+        None => {}
+        Some(LoggedIn::Console(client)) => console(hub, client).await,
+        Some(LoggedIn::Session(session)) => {
+            drop(hub);
+            run(session).await;
+        }
+    }
+    drop(place);
+}
+
+async fn log_in(hub: Arc<Hub>, worker: Arc<Worker>, mut transport: Transport) -> Option<LoggedIn> {
+    // Connections are accepted on the first worker; the socket belongs to its reactor.
+    if worker.index != 0 {
+        transport.rehome().ok()?;
+    }
+    let peer = transport.peer_addr();
+    let mut framed = crate::server::framed::Framed::new(transport);
+    let config = hub.config.load_full();
+    let attempt = login::login(&hub, &worker, &mut framed);
+    let result = match config.general.client_login_timeout {
+        Some(limit) => tokio::time::timeout(limit, attempt)
+            .await
+            .unwrap_or(Err(LoginError::TimedOut)),
+        None => attempt.await,
+    };
+    match result {
+        Ok(ready) => Some(ready.start(framed)),
+        Err(error) => {
+            if let Some(message) = error.client_message() {
+                if config.general.log_pooler_errors {
+                    tracing::warn!(client = %peer, "login failed: {message}");
+                }
+                let mut bytes = Vec::new();
+                crate::protocol::encode::error_response(&mut bytes, &message);
+                // The peer may be gone; that changes nothing.
+                let last = framed.send(&bytes);
+                let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
+            } else if !matches!(error, LoginError::NoSession) {
+                tracing::debug!(client = %peer, "login failed: {error}");
+            }
+            None
+        }
+    }
+}
+
+/// A session from its login to its end, and the clean-up of the server it leaves behind.
+async fn run(mut session: Box<Session>) {
+    let end = poll_fn(|cx| session.poll_serve(cx)).await;
+    Box::pin(finish(session, end)).await;
+}
+
+async fn finish(mut session: Box<Session>, end: SessionEnd) {
+    if let Some(message) = end.client_message() {
+        session.send_last(&message);
+    }
+    let link = std::mem::replace(&mut session.link, Link::Unlinked);
+    session.client().unlink();
+    session.pool.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    log_end(&session, &end);
+    let plan = plan_clean_up(&session, &end);
+    let (worker, pool) = (session.worker.clone(), session.pool.clone());
+    // The client is gone from the tables and its socket closed before the server is cleaned up.
+    drop(session);
+    match link {
+        Link::Linked(lease) | Link::Releasing(lease) => {
+            settle(lease, &plan, worker.index, &pool).await;
+        }
+        // A ticket, permit or dial gives back what it holds by being dropped.
+        Link::Unlinked | Link::Waiting(_) | Link::Dialing(_) => {}
+    }
+}
+
+async fn settle(
+    lease: ServerLease,
+    plan: &CleanUp,
+    worker: usize,
+    pool: &crate::server::pools::ServerPool,
+) {
+    let backend_pid = lease.shared.backend_pid;
+    match cleanup::clean_up(lease, plan).await {
+        Ok(lease) => idle::park(lease, worker),
+        Err(error) => tracing::info!(
+            database = &*pool.database,
+            user = &*pool.user,
+            backend_pid,
+            "server closed after its client left: {error}"
+        ),
+    }
+}
+
+fn plan_clean_up(session: &Session, end: &SessionEnd) -> CleanUp {
+    let config = session.hub.config.load();
+    let general = &config.general;
+    let resets = session.mode == crate::config::PoolMode::Session
+        || general.server_reset_query_always;
+    CleanUp {
+        departure: match end {
+            SessionEnd::Terminated => Departure::Terminated,
+            _ => Departure::Vanished,
+        },
+        mid_message: session.streaming_left > 0,
+        reset_query: (resets && !general.server_reset_query.is_empty())
+            .then(|| Arc::from(general.server_reset_query.as_str())),
+        deadline: general.client_cleanup_timeout,
+        socket_options: super::routes::socket_options(&config),
+    }
+}
+
+fn log_end(session: &Session, end: &SessionEnd) {
+    let client = session.client();
+    let general = &session.hub.config.load().general;
+    let told = end.client_message().is_some();
+    let age_ms = crate::primitives::clock::now().since(client.connected_at).as_millis();
+    if told && general.log_pooler_errors {
+        tracing::warn!(
+            client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
+            "closing: {end}"
+        );
+    } else if general.log_disconnections {
+        tracing::info!(
+            client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
+            "closing: {end}"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! A client's login: its first packets, who it is, and what it is greeted with.
+//!
+//! A cold path, boxed, under one deadline. Dropping it at any await drops the connection; a server
+//! borrowed for the login goes back to its pool or is closed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::cancel;
+use super::end::LoginError;
+use super::hub::{Hub, Registration, Worker};
+use super::routes;
+use super::session::{Link, Session};
+use crate::config::{AuthType, Config, PoolMode};
+use crate::protocol::TransactionStatus;
+use crate::protocol::encode::{self, EncodeError};
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::startup::{self, Initial, Startup};
+use crate::server::framed::Framed;
+use crate::server::pools::ServerPool;
+use crate::server::{Greeting, Settings};
+
+mod authenticate;
+mod borrow;
+
+/// SSLRequest and GSSENCRequest messages answered before a client has to get on with it.
+const NEGOTIATIONS_MAX: usize = 2;
+/// The console's database, and the name that PgBouncer's tools use.
+const CONSOLE_DATABASES: [&str; 2] = ["pgbaton", "pgbouncer"];
+
+/// What a login leads to.
+#[derive(Debug)]
+pub enum LoggedIn {
+    /// A session with a pool.
+    Session(Box<Session>),
+    /// The console.
+    Console(ConsoleClient),
+}
+
+/// A console connection that has been authenticated; nothing has been sent after that.
+#[derive(Debug)]
+pub struct ConsoleClient {
+    /// Its socket.
+    pub framed: Framed,
+    /// Who it is.
+    pub user: String,
+    /// Whether it may do more than look.
+    pub is_admin: bool,
+}
+
+/// A login that has succeeded but for its connection being handed over.
+#[derive(Debug)]
+pub enum Ready {
+    /// To a session.
+    Session(Box<SessionParts>),
+    /// To the console.
+    Console {
+        /// Who it is.
+        user: String,
+        /// Whether it may do more than look.
+        is_admin: bool,
+    },
+}
+
+/// What a session is made of, beside its socket.
+#[derive(Debug)]
+pub struct SessionParts {
+    hub: Arc<Hub>,
+    worker: Arc<Worker>,
+    registration: Registration,
+    pool: Arc<ServerPool>,
+    mode: PoolMode,
+    settings: Arc<Settings>,
+}
+
+impl Ready {
+    /// Hands the connection over.
+    #[must_use]
+    pub fn start(self, framed: Framed) -> LoggedIn {
+        match self {
+            Self::Console { user, is_admin } => {
+                LoggedIn::Console(ConsoleClient { framed, user, is_admin })
+            }
+            Self::Session(parts) => LoggedIn::Session(Box::new(Session {
+                transport: framed.transport,
+                registration: parts.registration,
+                hub: parts.hub,
+                worker: parts.worker,
+                pool: parts.pool,
+                mode: parts.mode,
+                link: Link::Unlinked,
+                carry_is_unread: !framed.buffer.is_empty(),
+                carry: framed.buffer,
+                unsent: Vec::new(),
+                streaming_left: 0,
+                startup_settings: parts.settings.clone(),
+                settings: parts.settings,
+                names: None,
+                terminated: false,
+            })),
+        }
+    }
+}
+
+/// Sees a connection through its login.
+///
+/// # Errors
+/// [`LoginError`], which says what the client is to be told.
+pub async fn login(
+    hub: &Arc<Hub>,
+    worker: &Arc<Worker>,
+    framed: &mut Framed,
+) -> Result<Ready, LoginError> {
+    let startup = read_startup(hub, framed).await?;
+    if startup.needs_negotiation() {
+        let mut bytes = Vec::new();
+        encode::negotiate_protocol_version(
+            &mut bytes,
+            startup.negotiated_minor(),
+            &startup.unrecognised,
+        )
+        .map_err(|e| LoginError::refused(SqlState::PROTOCOL_VIOLATION, e.to_string()))?;
+        framed.send(&bytes).await?;
+    }
+    let user = text(&startup.user, "user")?;
+    let database = text(&startup.database, "database")?;
+    let config = hub.config.load_full();
+    if CONSOLE_DATABASES.contains(&database.as_str()) {
+        return console(hub, &config, framed, user).await;
+    }
+    if hub.client_count.load(Ordering::Relaxed) > config.general.max_client_conn {
+        return Err(LoginError::refused(
+            SqlState::TOO_MANY_CONNECTIONS,
+            "no more connections allowed (max_client_conn)",
+        ));
+    }
+    if startup.replication.is_some() {
+        return Err(LoginError::refused(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "replication connections are not supported",
+        ));
+    }
+    authenticate::authenticate(hub, &config, framed, &user).await?;
+    let Some(pool) = routes::pool(hub, &config, &database, &user) else {
+        return Err(LoginError::refused(
+            SqlState::INVALID_CATALOG_NAME,
+            format!("database \"{database}\" does not exist"),
+        ));
+    };
+    let greeting = borrow::greeting(&pool, worker).await?;
+    let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
+    let registration = hub
+        .register(
+            worker,
+            pool.database.clone(),
+            pool.user.clone(),
+            &framed.transport,
+            settings.clone(),
+        )
+        .ok_or_else(|| {
+            LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+        })?;
+    let welcome = welcome(&greeting, &settings, &registration, startup.negotiated_minor())
+        .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
+    framed.send(&welcome).await?;
+    pool.clients.fetch_add(1, Ordering::Relaxed);
+    if config.general.log_connections {
+        tracing::info!(
+            client = %registration.client.peer, database, user, "login attempt succeeded"
+        );
+    }
+    let mode = pool.settings.load().mode;
+    Ok(Ready::Session(Box::new(SessionParts {
+        hub: hub.clone(),
+        worker: worker.clone(),
+        registration,
+        pool,
+        mode,
+        settings,
+    })))
+}
+
+/// Reads up to the StartupMessage, answering what may come before it.
+async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginError> {
+    let mut negotiations = 0;
+    loop {
+        let Some((initial, consumed)) = startup::initial(&framed.buffer)? else {
+            if framed.fill().await.is_err() && framed.buffer.is_empty() {
+                // A connection check: opened and closed without a word.
+                return Err(LoginError::NoSession);
+            }
+            continue;
+        };
+        framed.buffer.drain(..consumed);
+        match initial {
+            Initial::Startup(startup) => return Ok(startup),
+            Initial::Cancel { pid, secret } => {
+                cancel::forward(hub, pid, &secret).await;
+                return Err(LoginError::NoSession);
+            }
+            Initial::Ssl | Initial::GssEnc => {
+                negotiations += 1;
+                // Bytes behind the request were sent before the answer was known: whoever put
+                // them there hopes that they are taken for encrypted ones.
+                if !framed.buffer.is_empty() || negotiations > NEGOTIATIONS_MAX {
+                    return Err(LoginError::refused(
+                        SqlState::PROTOCOL_VIOLATION,
+                        "received unencrypted data after SSL request",
+                    ));
+                }
+                framed.send(b"N").await?;
+            }
+        }
+    }
+}
+
+async fn console(
+    hub: &Arc<Hub>,
+    config: &Config,
+    framed: &mut Framed,
+    user: String,
+) -> Result<Ready, LoginError> {
+    let is_admin = config.general.admin_users.contains(&user);
+    if !is_admin && !config.general.stats_users.contains(&user) {
+        return Err(LoginError::refused(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "not allowed"));
+    }
+    if config.general.auth_type != AuthType::Trust {
+        authenticate::authenticate(hub, config, framed, &user).await?;
+    }
+    let mut bytes = Vec::new();
+    encode::authentication_ok(&mut bytes);
+    framed.send(&bytes).await?;
+    Ok(Ready::Console { user, is_admin })
+}
+
+/// The settings that a StartupMessage asks for, those left out that are configured to be ignored.
+fn wanted_settings(config: &Config, startup: &Startup) -> Result<Arc<Settings>, LoginError> {
+    let ignored = &config.general.ignore_startup_parameters;
+    let mut pairs: Vec<(String, &[u8])> = Vec::new();
+    for (name, value) in startup.parameters.iter().chain(&startup.options) {
+        let name = text(name, "parameter name")?;
+        if !ignored.iter().any(|i| i.eq_ignore_ascii_case(&name)) {
+            pairs.push((name, value));
+        }
+    }
+    Ok(Settings::new(pairs.iter().map(|(n, v)| (n.as_str(), *v))))
+}
+
+/// Everything from AuthenticationOk to ReadyForQuery.
+fn welcome(
+    greeting: &Greeting,
+    settings: &Settings,
+    registration: &Registration,
+    minor: u16,
+) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::with_capacity(512);
+    encode::authentication_ok(&mut bytes);
+    for (name, value) in &greeting.parameters {
+        let own = std::str::from_utf8(name).ok().and_then(|n| settings.value(n));
+        encode::parameter_status(&mut bytes, name, own.unwrap_or(value))?;
+    }
+    let client = &registration.client;
+    encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret(minor))?;
+    encode::ready_for_query(&mut bytes, TransactionStatus::Idle);
+    Ok(bytes)
+}
+
+/// User, database and parameter names are looked up in configuration, which is UTF-8.
+fn text(bytes: &[u8], what: &'static str) -> Result<String, LoginError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        LoginError::refused(
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+            format!("{what} in startup packet is not valid UTF-8"),
+        )
+    })
+}

@@ -1,0 +1,210 @@
+//! What a login needs a server for: the pool's first greeting, and settings nobody has tried yet.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use crate::client::end::{LoginError, SessionEnd};
+use crate::client::hub::Worker;
+use crate::net::with_scratch;
+use crate::pool::{Checkout, Hint, Outcome, Permit};
+use crate::primitives::clock;
+use crate::protocol::decode;
+use crate::protocol::encode;
+use crate::protocol::error::ErrorMessage;
+use crate::protocol::frame::{self, HEADER_LEN};
+use crate::protocol::ledger::{Expects, Owed};
+use crate::protocol::sqlstate::SqlState;
+use crate::server::pools::{DialPlace, ServerPool};
+use crate::server::replies::{self, ReplyObserver};
+use crate::server::{Greeting, Server, ServerFault, ServerLease, Settings, error_message, idle};
+
+/// The pool's greeting; its first client waits for a server to log in.
+pub(super) async fn greeting(
+    pool: &Arc<ServerPool>,
+    worker: &Arc<Worker>,
+) -> Result<Arc<Greeting>, LoginError> {
+    loop {
+        if let Some(message) = pool.standing_failure(clock::now()) {
+            return Err(LoginError::Refused(message));
+        }
+        if let Some(greeting) = pool.greeting() {
+            return Ok(greeting);
+        }
+        let lease = borrow(pool, worker).await?;
+        idle::park(lease, worker.index);
+    }
+}
+
+/// The settings in the form in which the server reports them, once a server has accepted them.
+/// `application_name` alone is not worth a server: any value will do.
+pub(super) async fn settings(
+    pool: &Arc<ServerPool>,
+    worker: &Arc<Worker>,
+    wanted: Arc<Settings>,
+) -> Result<Arc<Settings>, LoginError> {
+    if wanted.iter().all(|(name, _)| name == "application_name") {
+        return Ok(wanted);
+    }
+    let others = wanted.with("application_name", None);
+    let accepted = match pool.known_settings(&others) {
+        Some(accepted) => accepted,
+        None => {
+            let lease = borrow(pool, worker).await?;
+            let accepted = try_out(lease, worker, &others).await?;
+            pool.remember_settings(others.fingerprint(), accepted.clone());
+            accepted
+        }
+    };
+    match wanted.value("application_name") {
+        Some(name) => Ok(accepted.with("application_name", Some(name))),
+        None => Ok(accepted),
+    }
+}
+
+/// A server for the length of a login.
+async fn borrow(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<ServerLease, LoginError> {
+    let hint = Hint { shard: worker.index, state: 0 };
+    loop {
+        let lease = match pool.pool.checkout(hint, clock::now()) {
+            Checkout::Ready(lease) => lease,
+            Checkout::Connect(permit) => dial(pool, worker, permit).await?,
+            Checkout::Wait(mut ticket) => match poll_fn(|cx| ticket.poll_wait(cx)).await {
+                Outcome::Handed(lease) => lease,
+                Outcome::Connect(permit) => dial(pool, worker, permit).await?,
+                Outcome::Expired { .. } => return Err(no_server(&SessionEnd::QueryWaitTimeout)),
+                Outcome::Refused(refusal) => {
+                    return Err(match pool.last_failure() {
+                        Some(message) => LoginError::Refused(message),
+                        None => no_server(&SessionEnd::Refused(refusal)),
+                    });
+                }
+            },
+            Checkout::Refused(refusal) => return Err(no_server(&SessionEnd::Refused(refusal))),
+        };
+        match take_over(lease, worker).await {
+            Ok(lease) => return Ok(lease),
+            Err(fault) => tracing::debug!("idle server was lost: {fault}"),
+        }
+    }
+}
+
+fn no_server(end: &SessionEnd) -> LoginError {
+    match end.client_message() {
+        Some(message) => LoginError::Refused(message),
+        None => LoginError::NoSession,
+    }
+}
+
+/// Dials for a login. It does not wait out a failure: the client is told at once.
+async fn dial(
+    pool: &Arc<ServerPool>,
+    worker: &Arc<Worker>,
+    permit: Permit<Box<Server>>,
+) -> Result<ServerLease, LoginError> {
+    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
+    pool.clone().dial(permit, place).await.map_err(|failure| {
+        failure.permit.fail(failure.retry_at);
+        if !failure.error.is_transient() {
+            pool.pool.refuse_waiters();
+        }
+        LoginError::Refused(failure.error.client_message())
+    })
+}
+
+async fn take_over(
+    mut lease: ServerLease,
+    worker: &Arc<Worker>,
+) -> Result<ServerLease, ServerFault> {
+    poll_fn(|cx| Poll::Ready(idle::absorb(&mut lease, cx))).await?;
+    if lease.home != worker.index {
+        lease.rehome(worker.index, worker.inbox.clone())?;
+    }
+    Ok(lease)
+}
+
+/// Applies `wanted` to a server and gives them back as it reported them. The server keeps them:
+/// the client about to be greeted is likely to be the next to use it.
+async fn try_out(
+    mut lease: ServerLease,
+    worker: &Arc<Worker>,
+    wanted: &Arc<Settings>,
+) -> Result<Arc<Settings>, LoginError> {
+    let mut trial = Trial { accepted: wanted.clone(), refusal: None };
+    if let Some(sql) = wanted.replay_sql(&lease.settings) {
+        let mut query = Vec::new();
+        encode::query(&mut query, sql.as_bytes()).map_err(|e| {
+            LoginError::refused(SqlState::INVALID_PARAMETER_VALUE, e.to_string())
+        })?;
+        lease.ledger.push(Owed::client(Expects::Query));
+        lease.transport.write_all(&query).await?;
+        while !lease.ledger.is_settled() {
+            read(&mut lease, &mut trial).await.map_err(|fault| {
+                match fault.client_message() {
+                    Some(message) => LoginError::Refused(message),
+                    None => LoginError::NoSession,
+                }
+            })?;
+        }
+    }
+    if let Some(message) = trial.refusal {
+        // The whole query was one transaction: the server is as it was.
+        idle::park(lease, worker.index);
+        return Err(LoginError::Refused(message));
+    }
+    lease.settings = trial.accepted.clone();
+    idle::park(lease, worker.index);
+    Ok(trial.accepted)
+}
+
+async fn read(server: &mut Server, trial: &mut Trial) -> Result<(), ServerFault> {
+    poll_fn(|cx| {
+        with_scratch(|scratch| {
+            let filled = ready!(server.poll_fill(cx, &mut scratch.input))?;
+            let input = &scratch.input[..filled];
+            let walked = replies::walk(server, trial, input, &mut scratch.output)?;
+            trial.find_error(walked.bytes);
+            server.keep(&input[walked.consumed..]);
+            Poll::Ready(Ok(()))
+        })
+    })
+    .await
+}
+
+/// What a server makes of settings.
+struct Trial {
+    accepted: Arc<Settings>,
+    refusal: Option<ErrorMessage>,
+}
+
+impl Trial {
+    /// Looks for an ErrorResponse. These replies are short and whole.
+    fn find_error(&mut self, mut bytes: &[u8]) {
+        while let Ok(Some(header)) = frame::backend_header(bytes) {
+            let Some(frame) = bytes.get(..header.len) else { return };
+            if header.tag == b'E'
+                && self.refusal.is_none()
+                && let Ok(fields) = decode::error_fields(&frame[HEADER_LEN..])
+            {
+                let error = error_message(&fields);
+                self.refusal = Some(ErrorMessage::fatal(error.code, error.message));
+            }
+            bytes = &bytes[header.len..];
+        }
+    }
+}
+
+impl ReplyObserver for Trial {
+    fn parse_completed(&mut self, _: u64) {}
+    fn parse_dropped(&mut self, _: u64) {}
+
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8]) {
+        if let Ok(name) = std::str::from_utf8(name)
+            && self.accepted.value(name).is_some_and(|v| v != value)
+        {
+            self.accepted = self.accepted.with(name, Some(value));
+        }
+    }
+
+    fn all_discarded(&mut self, _: bool) {}
+}

@@ -1,0 +1,19 @@
+//! Client sessions: accepting, logging in, relaying, and what is remembered of each client.
+//!
+//! Sits above `server`; knows nothing of the console but the function that it is given for it.
+//! A session is one task on one worker for the client's whole life.
+
+mod cancel;
+pub mod end;
+pub mod hub;
+pub mod listener;
+pub mod login;
+mod relay;
+mod requests;
+pub mod routes;
+mod session;
+mod shared;
+mod statements;
+
+pub use hub::{Hub, Worker};
+pub use shared::{ClientShared, ClientState, Signal};

@@ -1,0 +1,340 @@
+//! The relay: bytes between a client and the server it is linked to, both ways, with back-pressure.
+//!
+//! Bytes are read into the worker's scratch buffer and written from it; only what a socket does
+//! not take is copied to its connection. While that is so, nothing more is read for it: a slow
+//! reader stops its own server and nothing else.
+
+use std::task::{Context, Poll};
+
+use super::end::SessionEnd;
+use super::requests::{self, Requests, Stop};
+use super::session::{Link, Next, Session};
+use super::shared::ClientState;
+use super::statements::ClientStatements;
+use crate::config::PoolMode;
+use crate::net::{SCRATCH_BYTES, with_scratch};
+use crate::primitives::clock;
+use crate::protocol::TransactionStatus;
+use crate::protocol::encode;
+use crate::protocol::ledger::{Expects, Owed};
+use crate::protocol::splice::Splice;
+use crate::server::replies::{self, ReplyObserver};
+use crate::server::{Server, ServerFault, ServerLease, Settings, idle, is_tracked};
+
+/// Rounds of reading in one poll before other sessions get their turn.
+const ROUNDS_MAX: usize = 16;
+/// Replies owed beyond which no more requests are read: the ledger's bound.
+const OWED_MAX: usize = 8 * 1024;
+/// Bytes of further requests taken in while a client waits for a server.
+const WAITING_BYTES_MAX: usize = SCRATCH_BYTES;
+
+impl Session {
+    /// Moves bytes until neither side has any, or the transaction is over.
+    pub(super) fn poll_linked(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut lease: ServerLease,
+    ) -> Poll<Next> {
+        for _ in 0..ROUNDS_MAX {
+            if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
+                return Poll::Ready(self.end_linked(lease, SessionEnd::ClientIo(e)));
+            }
+            if let Poll::Ready(Err(e)) = lease.poll_flush(cx) {
+                return Poll::Ready(self.end_linked(lease, SessionEnd::Server(e.into())));
+            }
+            let requested = match self.poll_requests(cx, &mut lease) {
+                Ok(progress) => progress,
+                Err(end) => return Poll::Ready(self.end_linked(lease, end)),
+            };
+            let replied = match self.poll_replies(cx, lease) {
+                Replied::Kept(kept, progress) => {
+                    lease = kept;
+                    progress
+                }
+                Replied::Released(next) => return Poll::Ready(next),
+            };
+            if self.terminated && lease.ledger.is_empty() {
+                return Poll::Ready(self.end_linked(lease, SessionEnd::Terminated));
+            }
+            if !requested && !replied {
+                self.link = Link::Linked(lease);
+                return Poll::Pending;
+            }
+        }
+        self.link = Link::Linked(lease);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads from the client, once, and sends it on. True if something was read.
+    fn poll_requests(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut ServerLease,
+    ) -> Result<bool, SessionEnd> {
+        let blocked = !self.unsent.is_empty()
+            || !lease.unsent.is_empty()
+            || lease.ledger.len() >= OWED_MAX
+            || self.terminated;
+        if blocked {
+            return Ok(false);
+        }
+        with_scratch(|scratch| {
+            let filled = match self.poll_fill(cx, &mut scratch.input) {
+                Poll::Ready(filled) => filled?,
+                Poll::Pending => return Ok(false),
+            };
+            let long = std::mem::take(&mut self.carry);
+            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
+            self.forward(cx, lease, input, &mut scratch.output)?;
+            Ok(true)
+        })
+    }
+
+    /// Sends the whole messages of `input` to the server, and keeps the rest.
+    pub(super) fn forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut ServerLease,
+        input: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), SessionEnd> {
+        let server: &mut Server = lease;
+        let mut splice = Splice::new(input, output);
+        if server.tx == TransactionStatus::Idle && server.ledger.is_settled() && self.streaming_left == 0 {
+            replay_settings(server, &self.settings, &mut splice)?;
+        }
+        let mut requests = Requests {
+            store: &self.hub.statements,
+            statements_max: self.statements_max(),
+            names: &mut self.names,
+            streaming_left: &mut self.streaming_left,
+        };
+        let walked = requests::walk(&mut requests, server, splice, input);
+        if !walked.bytes.is_empty() {
+            server.send(cx, walked.bytes).map_err(|e| SessionEnd::Server(e.into()))?;
+        }
+        let rest = &input[walked.consumed..];
+        if !rest.is_empty() && walked.stop.is_none() {
+            self.carry = rest.to_vec();
+        }
+        let mut observer = Observer::of(&mut self.names, &mut self.settings, None);
+        replies::take_local_replies(server, &mut observer, &mut self.unsent);
+        match walked.stop {
+            None => Ok(()),
+            Some(Stop::Fault(fault)) => Err(SessionEnd::Violation(fault)),
+            Some(Stop::Terminate) => {
+                self.terminated = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn statements_max(&self) -> Option<std::num::NonZeroUsize> {
+        match self.mode {
+            PoolMode::Session => None,
+            PoolMode::Transaction => self.pool.settings.load().statements_max,
+        }
+    }
+
+    /// Reads from the server, once, and sends it on. A server that is free is given to the next
+    /// client before this one is written to: the server is the scarce resource.
+    fn poll_replies(&mut self, cx: &mut Context<'_>, mut lease: ServerLease) -> Replied {
+        if !self.unsent.is_empty() && !self.terminated {
+            // Local replies may be all that there is to send before anything else can happen.
+            return Replied::Kept(lease, false);
+        }
+        with_scratch(|scratch| {
+            let filled = match lease.poll_fill(cx, &mut scratch.input) {
+                Poll::Ready(Ok(filled)) => filled,
+                Poll::Ready(Err(fault)) => {
+                    return Replied::Released(self.end_linked(lease, SessionEnd::Server(fault)));
+                }
+                Poll::Pending => return Replied::Kept(lease, false),
+            };
+            let input = &scratch.input[..filled];
+            let before = self.settings.clone();
+            let startup = self.startup_settings.clone();
+            let mut observer =
+                Observer::of(&mut self.names, &mut self.settings, Some((&startup, &self.pool)));
+            let walked =
+                match replies::walk(&mut lease, &mut observer, input, &mut scratch.output) {
+                    Ok(walked) => walked,
+                    Err(fault) => {
+                        let end = SessionEnd::Server(ServerFault::Reply(fault));
+                        return Replied::Released(self.end_linked(lease, end));
+                    }
+                };
+            lease.keep(&input[walked.consumed..]);
+            if !std::sync::Arc::ptr_eq(&before, &self.settings) {
+                lease.settings = self.settings.clone();
+                *self.client().settings.lock() = self.settings.clone();
+            }
+            let kept = if self.mode == PoolMode::Transaction && lease.is_free() && !self.terminated
+            {
+                self.release(lease)
+            } else {
+                Ok(lease)
+            };
+            if let Err(e) = self.deliver(cx, walked.bytes) {
+                return Replied::Released(match kept {
+                    Ok(lease) => self.end_linked(lease, SessionEnd::ClientIo(e)),
+                    Err(Link::Releasing(lease)) => {
+                        self.end_linked(lease, SessionEnd::ClientIo(e))
+                    }
+                    Err(_) => Next::End(SessionEnd::ClientIo(e)),
+                });
+            }
+            match kept {
+                Ok(lease) => Replied::Kept(lease, true),
+                Err(link) => Replied::Released(Next::State(link)),
+            }
+        })
+    }
+
+    /// Gives a free server back. `Err` is the state that follows.
+    fn release(&self, lease: ServerLease) -> Result<ServerLease, Link> {
+        self.client().unlink();
+        self.client().set_state(ClientState::Idle, clock::now());
+        // No new cancel can begin now that the client is unlinked; one on its way holds the server.
+        if !lease.shared.cancels.is_clear() {
+            return Err(Link::Releasing(lease));
+        }
+        idle::park(lease, self.worker.index);
+        Err(Link::Unlinked)
+    }
+
+    /// Writes to the client, keeping what its socket does not take.
+    fn deliver(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
+        let mut sent = 0;
+        while sent < bytes.len() && self.unsent.is_empty() {
+            match self.transport.poll_write(cx, &bytes[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Pending => break,
+            }
+        }
+        self.unsent.extend_from_slice(&bytes[sent..]);
+        Ok(())
+    }
+
+    /// Reads once from the client. Short heads kept from before are put in front, in `input`; a
+    /// long Parse being collected grows in `carry` instead, which is then the input.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut [u8],
+    ) -> Poll<Result<usize, SessionEnd>> {
+        let kept = self.carry.len();
+        let is_long = kept >= input.len() / 2;
+        let start = if is_long { 0 } else { kept };
+        let n = match self.transport.poll_read(cx, &mut input[start..]) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(SessionEnd::ClientClosed)),
+            Poll::Ready(Ok(n)) => n,
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(SessionEnd::ClientIo(e))),
+        };
+        if is_long {
+            self.carry.extend_from_slice(&input[..n]);
+        } else {
+            input[..kept].copy_from_slice(&self.carry);
+            self.carry = Vec::new();
+        }
+        Poll::Ready(Ok(start + n))
+    }
+
+    /// Notices a client that leaves while it waits, and takes in a bounded amount of what it
+    /// sends meanwhile.
+    pub(super) fn poll_gone_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        let mut buffer = [0_u8; 4096];
+        while self.carry.len() < WAITING_BYTES_MAX {
+            match self.transport.poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(SessionEnd::ClientClosed),
+                Poll::Ready(Ok(n)) => self.carry.extend_from_slice(&buffer[..n]),
+                Poll::Ready(Err(e)) => return Poll::Ready(SessionEnd::ClientIo(e)),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// What reading from the server led to.
+enum Replied {
+    /// The link goes on; whether something was read.
+    Kept(ServerLease, bool),
+    /// The link is over.
+    Released(Next),
+}
+
+/// Puts the query in front that makes the server's settings the client's.
+fn replay_settings(
+    server: &mut Server,
+    wanted: &std::sync::Arc<Settings>,
+    splice: &mut Splice<'_>,
+) -> Result<(), SessionEnd> {
+    if std::sync::Arc::ptr_eq(&server.settings, wanted) {
+        return Ok(());
+    }
+    if let Some(sql) = wanted.replay_sql(&server.settings) {
+        encode::query(splice.insert(0), sql.as_bytes())
+            .map_err(|e| SessionEnd::Violation(e.into()))?;
+        server.ledger.push(Owed::pooler(Expects::Query));
+    }
+    server.settings = wanted.clone();
+    Ok(())
+}
+
+/// Learns from replies what changes for the client.
+struct Observer<'a> {
+    names: &'a mut Option<Box<ClientStatements>>,
+    settings: &'a mut std::sync::Arc<Settings>,
+    /// Settings at login, and the pool whose greeting holds the server's defaults.
+    context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
+}
+
+impl<'a> Observer<'a> {
+    const fn of(
+        names: &'a mut Option<Box<ClientStatements>>,
+        settings: &'a mut std::sync::Arc<Settings>,
+        context: Option<(
+            &'a std::sync::Arc<Settings>,
+            &'a crate::server::pools::ServerPool,
+        )>,
+    ) -> Self {
+        Self { names, settings, context }
+    }
+}
+
+impl ReplyObserver for Observer<'_> {
+    fn parse_completed(&mut self, statement_id: u64) {
+        if let Some(names) = self.names {
+            names.answered(statement_id);
+        }
+    }
+
+    fn parse_dropped(&mut self, statement_id: u64) {
+        if let Some(names) = self.names {
+            names.dropped(statement_id);
+        }
+    }
+
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8]) {
+        let Some((_, pool)) = self.context else { return };
+        let Ok(text) = std::str::from_utf8(name) else { return };
+        if !is_tracked(name) || self.settings.value(text) == Some(value) {
+            return;
+        }
+        let is_default = pool.greeting().is_some_and(|g| g.value(name) == Some(value));
+        *self.settings = self.settings.with(text, (!is_default).then_some(value));
+    }
+
+    fn all_discarded(&mut self, settings_too: bool) {
+        if let Some(names) = self.names {
+            names.clear();
+        }
+        if settings_too && let Some((startup, _)) = self.context {
+            *self.settings = startup.clone();
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Walking over a client's requests: what goes to the server, under which names, and what it will
+//! owe for it.
+//!
+//! Only message heads are read, but for the few messages that carry a prepared statement's name.
+//! Those are renamed to the server's name for the statement, and a Parse is put in front where the
+//! server does not know it. Everything else passes as it is.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::statements::ClientStatements;
+use crate::protocol::decode::{self, DecodeError, Target};
+use crate::protocol::encode::{self, EncodeError};
+use crate::protocol::error::ErrorMessage;
+use crate::protocol::frame::{self, FrameError, HEADER_LEN, Header};
+use crate::protocol::ledger::{Expects, Owed};
+use crate::protocol::rewrite;
+use crate::protocol::splice::Splice;
+use crate::protocol::sqlstate::SqlState;
+use crate::server::{INSPECT_BYTES_MAX, Server, Statement, StatementStore, server_name};
+
+/// A Parse message longer than this is refused: it has to be held in memory as a whole.
+pub const PARSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The client's side of a walk.
+#[derive(Debug)]
+pub struct Requests<'a> {
+    /// The shared store.
+    pub store: &'a StatementStore,
+    /// `max_prepared_statements`; `None` leaves names alone.
+    pub statements_max: Option<NonZeroUsize>,
+    /// The client's names, made when needed.
+    pub names: &'a mut Option<Box<ClientStatements>>,
+    /// Bytes still to come of a message that is passing through in pieces.
+    pub streaming_left: &'a mut usize,
+}
+
+/// A walk's result.
+#[derive(Debug)]
+pub struct Walked<'a> {
+    /// What the server gets.
+    pub bytes: &'a [u8],
+    /// How much of the input has been dealt with; the rest is the head of a message.
+    pub consumed: usize,
+    /// Why the walk ended early, if it did.
+    pub stop: Option<Stop>,
+}
+
+/// The end of a client's requests.
+#[derive(Debug)]
+pub enum Stop {
+    /// Terminate.
+    Terminate,
+    /// The client's bytes make no sense; what came before them is good.
+    Fault(RequestFault),
+}
+
+/// Why a client's bytes make no sense. The client is told and disconnected.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestFault {
+    /// A malformed head.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A malformed body.
+    #[error(transparent)]
+    Body(#[from] DecodeError),
+    /// A message that would be too long under its new name.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A Parse beyond [`PARSE_BYTES_MAX`].
+    #[error("prepared statement is longer than {PARSE_BYTES_MAX} bytes")]
+    ParseTooLong,
+}
+
+/// What an idle client's first bytes are.
+#[derive(Debug)]
+pub enum First {
+    /// Not a whole head, or a short message that is not whole.
+    Incomplete,
+    /// Something for a server.
+    Request,
+    /// Terminate.
+    Terminate,
+    /// Nonsense.
+    Fault(RequestFault),
+}
+
+/// Looks at the first message without a server.
+pub fn first(input: &[u8]) -> First {
+    match frame::frontend_header(input) {
+        Ok(None) => First::Incomplete,
+        Ok(Some(Header { tag: b'X', .. })) => First::Terminate,
+        Ok(Some(header)) if input.len() < header.len && must_be_whole(header) => {
+            if header.tag == b'P' && header.len > PARSE_BYTES_MAX {
+                return First::Fault(RequestFault::ParseTooLong);
+            }
+            First::Incomplete
+        }
+        Ok(Some(_)) => First::Request,
+        Err(e) => First::Fault(e.into()),
+    }
+}
+
+/// Whether a message is held back until it is whole: short ones, so that a slow client does not
+/// keep a server waiting, and every Parse, since its text is the statement's identity.
+const fn must_be_whole(header: Header) -> bool {
+    header.len <= INSPECT_BYTES_MAX || header.tag == b'P'
+}
+
+/// Walks over `input`, which begins at a message or inside the one that is streaming, entering
+/// into the server's ledger what it will owe.
+pub fn walk<'a>(
+    requests: &mut Requests<'_>,
+    server: &mut Server,
+    splice: Splice<'a>,
+    input: &'a [u8],
+) -> Walked<'a> {
+    let mut splice = splice;
+    let mut at = 0;
+    let stop = loop {
+        if *requests.streaming_left > 0 {
+            let taken = (*requests.streaming_left).min(input.len() - at);
+            *requests.streaming_left -= taken;
+            at += taken;
+            if *requests.streaming_left > 0 {
+                break None;
+            }
+        }
+        let rest = &input[at..];
+        let header = match frame::frontend_header(rest) {
+            Ok(Some(header)) => header,
+            Ok(None) => break None,
+            Err(e) => break Some(Stop::Fault(e.into())),
+        };
+        if header.tag == b'X' {
+            break Some(Stop::Terminate);
+        }
+        if rest.len() < header.len && must_be_whole(header) {
+            if header.tag == b'P' && header.len > PARSE_BYTES_MAX {
+                break Some(Stop::Fault(RequestFault::ParseTooLong));
+            }
+            break None;
+        }
+        let taken = header.len.min(rest.len());
+        if let Err(fault) = requests.enter(server, &mut splice, at, header, &rest[..taken]) {
+            break Some(Stop::Fault(fault));
+        }
+        *requests.streaming_left = header.len - taken;
+        at += taken;
+    };
+    Walked { bytes: splice.finish(at), consumed: at, stop }
+}
+
+impl Requests<'_> {
+    /// Enters one message into the ledger and renames its statement. `frame` is the message, or
+    /// as much of a long one as has come.
+    fn enter(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        at: usize,
+        header: Header,
+        frame: &[u8],
+    ) -> Result<(), RequestFault> {
+        let expects = match header.tag {
+            b'Q' => Expects::Query,
+            b'S' => Expects::Sync,
+            b'E' => Expects::Execute,
+            b'F' => Expects::FunctionCall,
+            b'c' | b'f' => Expects::CopyEnd,
+            b'd' | b'H' => return Ok(()),
+            b'P' | b'B' | b'D' | b'C' => {
+                let renames = self.statements_max.is_some()
+                    && !server.ledger.is_skipping()
+                    && !server.ledger.in_copy_in();
+                if let Some(limit) = self.statements_max.filter(|_| renames) {
+                    return self.enter_named(server, splice, at, header, frame, limit);
+                }
+                match header.tag {
+                    b'P' => Expects::Parse,
+                    b'B' => Expects::Bind,
+                    b'D' => Expects::Describe,
+                    _ => Expects::Close,
+                }
+            }
+            // PasswordMessage has no place after the login; frontend_header knows all others.
+            tag => return Err(FrameError::UnknownTag(tag).into()),
+        };
+        server.ledger.push(Owed::client(expects).keyed(u64::MAX));
+        Ok(())
+    }
+
+    fn enter_named(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        at: usize,
+        header: Header,
+        frame: &[u8],
+        limit: NonZeroUsize,
+    ) -> Result<(), RequestFault> {
+        let body = frame.get(HEADER_LEN..).unwrap_or_default();
+        match header.tag {
+            b'P' => self.parse(server, splice, at, frame.len(), body, limit),
+            b'B' => {
+                let Some(bind) = decode::bind(body, header.body_len())? else {
+                    return Err(RequestFault::Body(DecodeError::Truncated));
+                };
+                if self.make_known(server, splice, at, bind.statement, limit)?
+                    && let Some(id) = self.id_of(bind.statement)
+                {
+                    let name = server_name(id);
+                    let out = splice.insert(at);
+                    let rest_at = rewrite::bind(out, header, &bind, name.as_bytes())?;
+                    splice.skip(at, at + rest_at);
+                }
+                server.ledger.push(Owed::client(Expects::Bind));
+                Ok(())
+            }
+            _ => self.describe_or_close(server, splice, at, header, frame, limit),
+        }
+    }
+
+    fn parse(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        at: usize,
+        frame_len: usize,
+        body: &[u8],
+        limit: NonZeroUsize,
+    ) -> Result<(), RequestFault> {
+        let parse = decode::parse(body)?;
+        if parse.name.is_empty() {
+            server.ledger.push(Owed::client(Expects::Parse).keyed(u64::MAX));
+            return Ok(());
+        }
+        let names = self.names.get_or_insert_default();
+        if names.find(parse.name).is_some() {
+            // The error must come from the server, so that it fails the transaction too: a Bind
+            // that cannot succeed takes the Parse's place, and its error's text is replaced.
+            let message = ErrorMessage::error(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!(
+                    "prepared statement \"{}\" already exists",
+                    String::from_utf8_lossy(parse.name)
+                ),
+            );
+            server.refusals.push_back(message);
+            server.ledger.push(Owed::client(Expects::Refused));
+            encode::bind_no_parameters(splice.replace(at, at + frame_len), REFUSED_NAME)?;
+            return Ok(());
+        }
+        let statement = self.store.intern(parse.query, parse.parameter_types);
+        let id = statement.id();
+        names.insert(parse.name, statement.clone());
+        if server.statements.touch(id) {
+            server.ledger.push(Owed::client(Expects::LocalParse).keyed(id));
+            splice.skip(at, at + frame_len);
+            return Ok(());
+        }
+        let out = splice.replace(at, at + frame_len);
+        make_room(server, statement, limit, out)?;
+        let name = server_name(id);
+        encode::parse(out, name.as_bytes(), parse.query, parse.parameter_types)?;
+        server.ledger.push(Owed::client(Expects::Parse).keyed(id));
+        Ok(())
+    }
+
+    fn describe_or_close(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        at: usize,
+        header: Header,
+        frame: &[u8],
+        limit: NonZeroUsize,
+    ) -> Result<(), RequestFault> {
+        let body = frame.get(HEADER_LEN..).unwrap_or_default();
+        let target = decode::describe_or_close(body)?;
+        let is_named_statement =
+            target.kind == Target::Statement && !target.name.is_empty();
+        if header.tag == b'C' {
+            if is_named_statement {
+                // The server keeps its copy for others; this client's name is gone.
+                if let Some(names) = self.names.as_mut() {
+                    names.remove(target.name);
+                }
+                server.ledger.push(Owed::client(Expects::LocalClose));
+                splice.skip(at, at + frame.len());
+            } else {
+                server.ledger.push(Owed::client(Expects::Close));
+            }
+            return Ok(());
+        }
+        if is_named_statement
+            && self.make_known(server, splice, at, target.name, limit)?
+            && let Some(id) = self.id_of(target.name)
+        {
+            let out = splice.replace(at, at + frame.len());
+            encode::describe_statement(out, server_name(id).as_bytes())?;
+        }
+        server.ledger.push(Owed::client(Expects::Describe));
+        Ok(())
+    }
+
+    fn id_of(&self, name: &[u8]) -> Option<u64> {
+        Some(self.names.as_ref()?.find(name)?.id())
+    }
+
+    /// Sees to it that the server knows the client's statement of this name, by a Parse in front.
+    /// False if there is no such statement: then the name goes to the server as it is, whose
+    /// error names it. No server has a statement of a client's own naming.
+    fn make_known(
+        &self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        at: usize,
+        name: &[u8],
+        limit: NonZeroUsize,
+    ) -> Result<bool, RequestFault> {
+        if name.is_empty() {
+            return Ok(false);
+        }
+        let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)) else {
+            return Ok(false);
+        };
+        if server.statements.touch(statement.id()) {
+            return Ok(true);
+        }
+        let out = splice.insert(at);
+        make_room(server, statement.clone(), limit, out)?;
+        let server_name = statement.server_name();
+        encode::parse(
+            out,
+            server_name.as_bytes(),
+            statement.query(),
+            statement.parameter_types(),
+        )?;
+        server.ledger.push(Owed::pooler(Expects::Parse).keyed(statement.id()));
+        Ok(true)
+    }
+}
+
+/// A name that no server's statement has.
+const REFUSED_NAME: &[u8] = b"pgbaton_refused";
+
+/// Enters a statement that is about to be parsed among those the server knows, and closes those
+/// that it has no more room for.
+fn make_room(
+    server: &mut Server,
+    statement: Arc<Statement>,
+    limit: NonZeroUsize,
+    out: &mut Vec<u8>,
+) -> Result<(), RequestFault> {
+    for id in server.statements.insert(statement, limit) {
+        encode::close_statement(out, server_name(id).as_bytes())?;
+        server.ledger.push(Owed::pooler(Expects::Close).keyed(id));
+    }
+    server.shared.statement_count.store(server.statements.len() as u64, Ordering::Relaxed);
+    Ok(())
+}

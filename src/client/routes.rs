@@ -1,0 +1,99 @@
+//! From the configuration to a pool: which server a (database, user) means, and within what caps.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hub::Hub;
+use crate::auth::Secret;
+use crate::config::{self, Config, ServerHost};
+use crate::net::SocketOptions;
+use crate::pool::PoolLimits;
+use crate::server::Endpoint;
+use crate::server::pools::{Caps, PoolSettings, ServerPool};
+
+/// What a timeout of 0 comes to where one is needed: a day.
+const NO_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+/// The pool of (database, user), or `None` if there is no such database.
+pub(super) fn pool(
+    hub: &Arc<Hub>,
+    config: &Config,
+    database: &str,
+    user: &str,
+) -> Option<Arc<ServerPool>> {
+    let route = config.pool_settings(database, user)?;
+    // With a forced user all clients share one pool, under that user's name.
+    let pool_user = if route.is_forced_user { route.server_user.clone() } else { user.to_owned() };
+    Some(hub.pools.pool(database, &pool_user, || resolve(config, &route)))
+}
+
+/// Puts a new configuration in force. Pools whose database is gone are closed; their clients are
+/// told at their next request.
+pub fn reload(hub: &Arc<Hub>, config: Arc<Config>) {
+    for pool in hub.pools.all() {
+        match config.pool_settings(&pool.database, &pool.user) {
+            Some(route) => {
+                let (settings, caps) = resolve(&config, &route);
+                hub.pools.set_caps(&pool.database, &pool.user, caps);
+                pool.reconfigure(settings);
+            }
+            None => hub.pools.remove(&pool),
+        }
+    }
+    hub.config.store(config);
+}
+
+fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps) {
+    let general = &config.general;
+    let limits = PoolLimits {
+        size: route.pool_size.get().unwrap_or(0),
+        connecting_max: general.max_connecting_per_pool,
+        waiters_max: general.max_waiting_clients.get().unwrap_or(0),
+        wait_timeout: route.query_wait_timeout,
+        server_round_robin: general.server_round_robin,
+        ..PoolLimits::default()
+    };
+    let settings = PoolSettings {
+        mode: route.pool_mode,
+        limits,
+        statements_max: NonZeroUsize::new(general.max_prepared_statements),
+        endpoint: endpoint(&route.host, route.port),
+        dbname: route.dbname.clone(),
+        server_user: route.server_user.clone(),
+        server_secret: route.server_password.as_ref().map(secret),
+        connect_timeout: general.server_connect_timeout.unwrap_or(NO_TIMEOUT),
+        login_retry: general.server_login_retry,
+        socket_options: socket_options(config),
+    };
+    let caps = Caps {
+        database: route.max_db_connections.get().unwrap_or(0),
+        user: route.max_user_connections.get().unwrap_or(0),
+    };
+    (settings, caps)
+}
+
+fn endpoint(host: &ServerHost, port: u16) -> Endpoint {
+    match host {
+        ServerHost::Ip(ip) => Endpoint::Tcp { host: ip.to_string(), port },
+        ServerHost::Name(host) => Endpoint::Tcp { host: host.clone(), port },
+        ServerHost::SocketDir(dir) => Endpoint::Unix(dir.join(format!(".s.PGSQL.{port}"))),
+    }
+}
+
+/// A configured password as the authentication exchanges use it.
+pub(super) fn secret(password: &config::Password) -> Secret {
+    Secret::parse(password.expose().as_bytes())
+}
+
+/// TCP options by this configuration.
+pub(super) fn socket_options(config: &Config) -> SocketOptions {
+    let general = &config.general;
+    SocketOptions {
+        keepalive: general.tcp_keepalive,
+        keepalive_idle: general.tcp_keepidle,
+        keepalive_interval: general.tcp_keepintvl,
+        keepalive_count: general.tcp_keepcnt,
+        user_timeout: general.tcp_user_timeout,
+    }
+}

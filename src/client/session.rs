@@ -1,0 +1,327 @@
+//! One logged-in client: its states, from one transaction to the next.
+//!
+//! ```text
+//!   Unlinked --request, idle server--------------------> Linked
+//!   Unlinked --request, free slot--> Dialing --login---> Linked
+//!   Unlinked --request, pool short-> Waiting --handed--> Linked
+//!   Linked --transaction over--> Unlinked    (Releasing while a cancel is on its way)
+//! ```
+//!
+//! The session is polled by hand: one task, no channel, no timer, no buffer while the client is
+//! idle. Every state may be dropped at any point: a ticket or permit gives back what it holds, a
+//! lease closes its server.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::end::SessionEnd;
+use super::hub::{Hub, Registration, Worker};
+use super::requests::First;
+use super::shared::{ClientShared, ClientState, Signal};
+use super::statements::ClientStatements;
+use crate::config::PoolMode;
+use crate::net::{Transport, with_scratch};
+use crate::pool::{Checkout, Hint, Outcome, Ticket};
+use crate::primitives::clock;
+use crate::protocol::encode;
+use crate::server::pools::{DialFailure, DialPlace, ServerPool};
+use crate::server::{Server, ServerFault, ServerLease, ServerState, Settings, idle};
+
+type Dial = Pin<Box<dyn Future<Output = Result<ServerLease, DialFailure>> + Send>>;
+
+/// What a session has of its pool at the moment.
+pub(super) enum Link {
+    /// Nothing: the client is idle.
+    Unlinked,
+    /// A place in the queue. The request is in `carry`.
+    Waiting(Ticket<Box<Server>>),
+    /// A right to dial, being used. The request is in `carry`.
+    Dialing(Dial),
+    /// A server.
+    Linked(ServerLease),
+    /// A server that is free but for a cancel on its way to it.
+    Releasing(ServerLease),
+}
+
+/// A logged-in client.
+pub struct Session {
+    pub(super) transport: Transport,
+    pub(super) registration: Registration,
+    pub(super) hub: Arc<Hub>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) pool: Arc<ServerPool>,
+    pub(super) mode: PoolMode,
+    pub(super) link: Link,
+    /// Bytes read from the client and not sent on: the head of a message, or a waiting request.
+    pub(super) carry: Vec<u8>,
+    /// Bytes for the client that its socket did not take yet.
+    pub(super) unsent: Vec<u8>,
+    /// Bytes to come of the client's message that is passing through in pieces.
+    pub(super) streaming_left: usize,
+    /// What the client has set.
+    pub(super) settings: Arc<Settings>,
+    /// What it asked for at login; DISCARD ALL goes back to it.
+    pub(super) startup_settings: Arc<Settings>,
+    pub(super) names: Option<Box<ClientStatements>>,
+    /// `carry` may hold whole messages that came with the login.
+    pub(super) carry_is_unread: bool,
+    /// The client has said Terminate; what it asked for before is still under way.
+    pub(super) terminated: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("client", &self.registration.client.id).finish()
+    }
+}
+
+/// What a state's poll leads to.
+pub(super) enum Next {
+    /// Another state, or the same again.
+    State(Link),
+    /// The end.
+    End(SessionEnd),
+}
+
+impl Session {
+    pub(super) fn client(&self) -> &ClientShared {
+        &self.registration.client
+    }
+
+    /// Serves the client until it leaves or has to. Whatever server it still has is in `link`.
+    pub(super) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        self.client().set_waker(cx.waker());
+        loop {
+            match self.client().signalled() {
+                Signal::None => {}
+                Signal::Drain if !matches!(self.link, Link::Unlinked) => {}
+                Signal::Drain | Signal::Kill => {
+                    return Poll::Ready(SessionEnd::Stopped("admin shutdown"));
+                }
+            }
+            // The state is taken out while it is polled; `Pending` puts it back.
+            let next = match std::mem::replace(&mut self.link, Link::Unlinked) {
+                Link::Unlinked => self.poll_unlinked(cx),
+                Link::Waiting(ticket) => self.poll_waiting(cx, ticket),
+                Link::Dialing(dial) => self.poll_dialing(cx, dial),
+                Link::Linked(lease) => self.poll_linked(cx, lease),
+                Link::Releasing(lease) => self.poll_releasing(cx, lease),
+            };
+            match ready!(next) {
+                Next::State(link) => self.link = link,
+                Next::End(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// Waits for a request, without a buffer.
+    fn poll_unlinked(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Err(e) = ready!(self.poll_flush(cx)) {
+            return Poll::Ready(Next::End(SessionEnd::ClientIo(e)));
+        }
+        with_scratch(|scratch| {
+            let unread = std::mem::take(&mut self.carry_is_unread);
+            let filled = match unread {
+                true => 0,
+                false => match ready!(self.poll_fill(cx, &mut scratch.input)) {
+                    Ok(filled) => filled,
+                    Err(end) => return Poll::Ready(Next::End(end)),
+                },
+            };
+            // A Parse longer than the scratch buffer is collected in `carry`.
+            let long = std::mem::take(&mut self.carry);
+            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
+            match super::requests::first(input) {
+                First::Request => {}
+                First::Incomplete => {
+                    self.carry = input.to_vec();
+                    return Poll::Ready(Next::State(Link::Unlinked));
+                }
+                First::Terminate => return Poll::Ready(Next::End(SessionEnd::Terminated)),
+                First::Fault(fault) => {
+                    return Poll::Ready(Next::End(SessionEnd::Violation(fault)));
+                }
+            }
+            let output = &mut scratch.output;
+            Poll::Ready(self.request(cx, input, output))
+        })
+    }
+
+    /// Gets a server for a request that has come while the client had none.
+    fn request(&mut self, cx: &mut Context<'_>, input: &[u8], output: &mut Vec<u8>) -> Next {
+        loop {
+            let now = clock::now();
+            match self.pool.pool.checkout(self.hint(), now) {
+                Checkout::Ready(lease) => match self.take_over(cx, lease) {
+                    Ok(mut lease) => {
+                        return match self.forward(cx, &mut lease, input, output) {
+                            Ok(()) => Next::State(Link::Linked(lease)),
+                            Err(end) => self.end_linked(lease, end),
+                        };
+                    }
+                    // It died while idle. Nothing was sent, so another one will do.
+                    Err(fault) => tracing::debug!("idle server was lost: {fault}"),
+                },
+                Checkout::Connect(permit) => {
+                    self.carry = input.to_vec();
+                    self.client().set_state(ClientState::Waiting, now);
+                    return Next::State(Link::Dialing(self.dial(permit)));
+                }
+                Checkout::Wait(ticket) => {
+                    self.carry = input.to_vec();
+                    self.client().set_state(ClientState::Waiting, now);
+                    return Next::State(Link::Waiting(ticket));
+                }
+                Checkout::Refused(refusal) => return Next::End(self.refused(refusal)),
+            }
+        }
+    }
+
+    fn poll_waiting(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut ticket: Ticket<Box<Server>>,
+    ) -> Poll<Next> {
+        let outcome = match ticket.poll_wait(cx) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                let gone = self.poll_gone_while_waiting(cx);
+                if let Poll::Ready(end) = gone {
+                    // The ticket is dropped: its place, or what it was just handed, goes on.
+                    return Poll::Ready(Next::End(end));
+                }
+                self.link = Link::Waiting(ticket);
+                return Poll::Pending;
+            }
+        };
+        Poll::Ready(match outcome {
+            Outcome::Handed(lease) => self.link_waiting(cx, lease),
+            Outcome::Connect(permit) => Next::State(Link::Dialing(self.dial(permit))),
+            Outcome::Expired { .. } => Next::End(SessionEnd::QueryWaitTimeout),
+            Outcome::Refused(refusal) => Next::End(self.refused(refusal)),
+        })
+    }
+
+    fn poll_dialing(&mut self, cx: &mut Context<'_>, mut dial: Dial) -> Poll<Next> {
+        let Poll::Ready(dialed) = dial.as_mut().poll(cx) else {
+            self.link = Link::Dialing(dial);
+            return Poll::Pending;
+        };
+        Poll::Ready(match dialed {
+            Ok(lease) => self.link_waiting(cx, lease),
+            Err(failure) if failure.error.is_transient() => {
+                let now = clock::now();
+                let ticket = failure.permit.requeue(failure.retry_at, self.hint(), now);
+                Next::State(Link::Waiting(ticket))
+            }
+            Err(failure) => {
+                // Nobody who waits for this pool can be served: all are told the reason.
+                failure.permit.fail(failure.retry_at);
+                self.pool.pool.refuse_waiters();
+                Next::End(SessionEnd::NoServer(failure.error.client_message()))
+            }
+        })
+    }
+
+    /// Sends the request kept in `carry` to a server that has just become this client's.
+    fn link_waiting(&mut self, cx: &mut Context<'_>, lease: ServerLease) -> Next {
+        let mut lease = match self.take_over(cx, lease) {
+            Ok(lease) => lease,
+            Err(fault) => {
+                tracing::debug!("server was lost before use: {fault}");
+                let input = std::mem::take(&mut self.carry);
+                return with_scratch(|scratch| self.request(cx, &input, &mut scratch.output));
+            }
+        };
+        let input = std::mem::take(&mut self.carry);
+        let sent =
+            with_scratch(|scratch| self.forward(cx, &mut lease, &input, &mut scratch.output));
+        match sent {
+            Ok(()) => Next::State(Link::Linked(lease)),
+            Err(end) => self.end_linked(lease, end),
+        }
+    }
+
+    fn poll_releasing(&mut self, cx: &mut Context<'_>, lease: ServerLease) -> Poll<Next> {
+        if lease.shared.cancels.poll_cleared(cx).is_pending() {
+            self.link = Link::Releasing(lease);
+            return Poll::Pending;
+        }
+        idle::park(lease, self.worker.index);
+        Poll::Ready(Next::State(Link::Unlinked))
+    }
+
+    /// Makes a server this client's: on this worker's reactor, alive as far as is known, with
+    /// cancel requests directed to it. A server that fails is dropped, which frees its slot.
+    fn take_over(
+        &self,
+        cx: &mut Context<'_>,
+        mut lease: ServerLease,
+    ) -> Result<ServerLease, ServerFault> {
+        idle::absorb(&mut lease, cx)?;
+        if lease.home != self.worker.index {
+            let inbox = self.worker.inbox.clone();
+            lease.rehome(self.worker.index, inbox)?;
+        }
+        let now = clock::now();
+        lease.shared.set_state(ServerState::Active);
+        self.client().set_state(ClientState::Active, now);
+        self.client().link(&lease.shared);
+        Ok(lease)
+    }
+
+    /// Ends with a server in hand: clean-up is the task's last act.
+    pub(super) fn end_linked(&mut self, lease: ServerLease, end: SessionEnd) -> Next {
+        match end {
+            SessionEnd::Server(_) => lease.discard(),
+            _ => self.link = Link::Linked(lease),
+        }
+        Next::End(end)
+    }
+
+    fn dial(&self, permit: crate::pool::Permit<Box<Server>>) -> Dial {
+        let place =
+            DialPlace { worker: self.worker.index, inbox: self.worker.inbox.clone() };
+        Box::pin(self.pool.clone().dial(permit, place))
+    }
+
+    fn refused(&self, refusal: crate::pool::Refusal) -> SessionEnd {
+        match (refusal, self.pool.last_failure()) {
+            (crate::pool::Refusal::ConnectFailed, Some(message)) => SessionEnd::NoServer(message),
+            _ => SessionEnd::Refused(refusal),
+        }
+    }
+
+    pub(super) fn hint(&self) -> Hint {
+        Hint { shard: self.worker.index, state: self.settings.fingerprint() }
+    }
+
+    /// Sends what the client's socket did not take before.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sent = 0;
+        while sent < self.unsent.len() {
+            match self.transport.poll_write(cx, &self.unsent[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => {
+                    self.unsent.drain(..sent);
+                    return Poll::Pending;
+                }
+            }
+        }
+        if !self.unsent.is_empty() {
+            self.unsent = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends a last message as far as the socket takes it at once.
+    pub(super) fn send_last(&mut self, message: &crate::protocol::error::ErrorMessage) {
+        encode::error_response(&mut self.unsent, message);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let _ = self.poll_flush(&mut cx);
+    }
+}

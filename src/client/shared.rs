@@ -1,0 +1,209 @@
+//! The part of a client that others may look at: the console, cancel requests, shutdown.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
+
+use crate::net::PeerAddr;
+use crate::primitives::{Tick, clock};
+use crate::server::cancel::CancelInFlight;
+use crate::server::{ServerShared, Settings};
+
+/// Bytes of a cancel secret. Clients of protocol 3.0 get the first four of them.
+pub const SECRET_BYTES: usize = 16;
+
+/// A client's state, in PgBouncer's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    /// Logged in, without a server.
+    Idle = 0,
+    /// Waiting for a server.
+    Waiting = 1,
+    /// Linked to a server.
+    Active = 2,
+}
+
+impl ClientState {
+    /// PgBouncer's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+        }
+    }
+}
+
+/// What a session is asked to do by somebody else. Later ones outrank earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Signal {
+    /// Nothing.
+    None = 0,
+    /// End at the next transaction boundary.
+    Drain = 1,
+    /// End now.
+    Kill = 2,
+}
+
+/// A logged-in client.
+#[derive(Debug)]
+pub struct ClientShared {
+    /// A number of its own, never used again.
+    pub id: u64,
+    /// The process id that it was told; names worker and slot.
+    pub virtual_pid: i32,
+    /// Database asked for.
+    pub database: Arc<str>,
+    /// User logged in as.
+    pub user: Arc<str>,
+    /// The client's address.
+    pub peer: PeerAddr,
+    /// The address it connected to.
+    pub local: PeerAddr,
+    /// When it connected.
+    pub connected_at: Tick,
+    /// When its present state began, microseconds of [`Tick`].
+    pub state_since_us: AtomicU64,
+    /// Its settings, for the console.
+    pub settings: Mutex<Arc<Settings>>,
+    secret: [u8; SECRET_BYTES],
+    state: AtomicU8,
+    signal: AtomicU8,
+    waker: OnceLock<Waker>,
+    /// The server it is linked to, as long as a cancel may go there. A [`CancelHold`] is taken
+    /// under this lock and nothing else.
+    ///
+    /// [`CancelHold`]: crate::server::cancel::CancelHold
+    linked: Mutex<Option<Arc<ServerShared>>>,
+}
+
+/// What a new client is made of.
+#[derive(Debug)]
+pub struct NewClient {
+    /// See [`ClientShared::id`].
+    pub id: u64,
+    /// See [`ClientShared::virtual_pid`].
+    pub virtual_pid: i32,
+    /// See [`ClientShared::database`].
+    pub database: Arc<str>,
+    /// See [`ClientShared::user`].
+    pub user: Arc<str>,
+    /// See [`ClientShared::peer`].
+    pub peer: PeerAddr,
+    /// See [`ClientShared::local`].
+    pub local: PeerAddr,
+    /// Its settings at login.
+    pub settings: Arc<Settings>,
+    /// The secret of its cancel key.
+    pub secret: [u8; SECRET_BYTES],
+}
+
+impl ClientShared {
+    /// An idle client.
+    #[must_use]
+    pub fn new(new: NewClient) -> Self {
+        let now = clock::now();
+        Self {
+            id: new.id,
+            virtual_pid: new.virtual_pid,
+            database: new.database,
+            user: new.user,
+            peer: new.peer,
+            local: new.local,
+            connected_at: now,
+            state_since_us: AtomicU64::new(now.as_micros()),
+            settings: Mutex::new(new.settings),
+            secret: new.secret,
+            state: AtomicU8::new(ClientState::Idle as u8),
+            signal: AtomicU8::new(Signal::None as u8),
+            waker: OnceLock::new(),
+            linked: Mutex::new(None),
+        }
+    }
+
+    /// Its state; relaxed, for display only.
+    #[must_use]
+    pub fn state(&self) -> ClientState {
+        match self.state.load(Ordering::Relaxed) {
+            1 => ClientState::Waiting,
+            2 => ClientState::Active,
+            _ => ClientState::Idle,
+        }
+    }
+
+    /// Records the state; relaxed, for display only.
+    pub fn set_state(&self, state: ClientState, now: Tick) {
+        self.state.store(state as u8, Ordering::Relaxed);
+        self.state_since_us.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// The cancel secret that a client of this protocol minor version is told.
+    #[must_use]
+    pub fn secret(&self, minor: u16) -> &[u8] {
+        if minor >= 2 { &self.secret } else { &self.secret[..4] }
+    }
+
+    /// Asks the session to end and wakes it. The strongest signal stays.
+    pub fn signal(&self, signal: Signal) {
+        self.signal.fetch_max(signal as u8, Ordering::Release);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What the session was asked for.
+    #[must_use]
+    pub fn signalled(&self) -> Signal {
+        match self.signal.load(Ordering::Acquire) {
+            0 => Signal::None,
+            1 => Signal::Drain,
+            _ => Signal::Kill,
+        }
+    }
+
+    /// Makes the session's task known to [`ClientShared::signal`]. A task's waker is the same for
+    /// its whole life. The signal must be looked at after this.
+    pub fn set_waker(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone());
+    }
+
+    /// From now on cancel requests go to `server`.
+    pub fn link(&self, server: &Arc<ServerShared>) {
+        server.client_id.store(self.id, Ordering::Relaxed);
+        *self.linked.lock() = Some(server.clone());
+    }
+
+    /// From now on cancel requests go nowhere. Those on their way hold the server.
+    pub fn unlink(&self) {
+        let server = self.linked.lock().take();
+        if let Some(server) = server {
+            server.client_id.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The server it is linked to.
+    #[must_use]
+    pub fn server(&self) -> Option<Arc<ServerShared>> {
+        self.linked.lock().clone()
+    }
+
+    /// Begins a cancel of what this client runs, if `secret` is right and it is linked.
+    #[must_use]
+    pub fn begin_cancel(&self, secret: &[u8]) -> Option<CancelInFlight> {
+        let right = match secret.len() {
+            4 => secret.ct_eq(&self.secret[..4]),
+            _ => secret.ct_eq(&self.secret),
+        };
+        if !bool::from(right) {
+            return None;
+        }
+        let linked = self.linked.lock();
+        Some(CancelInFlight::new(linked.as_ref()?.clone()))
+    }
+}

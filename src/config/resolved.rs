@@ -1,0 +1,209 @@
+//! The typed, immutable configuration, and the questions that the rest of pgbaton asks it.
+//!
+//! Precedence lives here and nowhere else: user over database over general. Invariants: every
+//! route and every pool setting is complete, with no "inherit" left in it; the console's names
+//! are never routes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::keys::SectionKeys;
+use super::kinds::host::ServerHost;
+use super::kinds::number::Limit;
+use super::kinds::secret::Password;
+use super::kinds::word::PoolMode;
+use super::schema::{Database, General, User};
+
+/// The names of the console, which no database may have.
+pub const CONSOLE_DATABASES: [&str; 2] = ["pgbaton", "pgbouncer"];
+
+/// The name of the entry for every database that has none of its own.
+pub(super) const FALLBACK_DATABASE: &str = "*";
+
+/// Whether a client that asks for this database wants the console.
+pub fn is_console_database(name: &str) -> bool {
+    CONSOLE_DATABASES.contains(&name)
+}
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[general]`.
+    pub general: General,
+    /// `[databases]`.
+    pub databases: Databases,
+    /// `[users]`.
+    pub users: Users,
+}
+
+/// The databases that clients may ask for.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Databases {
+    /// By the name that clients ask for; `"*"` is not among them.
+    pub named: BTreeMap<String, Database>,
+    /// `[databases."*"]`: every name that is not in `named`.
+    pub fallback: Option<Database>,
+}
+
+/// The users who may log in.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Users {
+    /// By name.
+    pub named: BTreeMap<String, User>,
+}
+
+impl Users {
+    /// The user of this name.
+    pub fn get(&self, name: &str) -> Option<&User> {
+        self.named.get(name)
+    }
+}
+
+/// Where the name of a database leads, for every user alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatabaseRoute {
+    /// The name that was asked for.
+    pub name: String,
+    /// Whether the route is that of `"*"`.
+    pub is_fallback: bool,
+    /// The server.
+    pub host: ServerHost,
+    /// The server's port.
+    pub port: u16,
+    /// The name of the database on the server.
+    pub dbname: String,
+    /// The user that every client becomes, and its password.
+    pub forced_user: Option<String>,
+    /// The password of `forced_user`; always `None` without one.
+    pub forced_password: Option<Password>,
+}
+
+/// Everything that one pool must know: one user on one database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSettings {
+    /// The name of the database that clients ask for.
+    pub database: String,
+    /// The pool's user, who is also the user at the server: the database's forced user or else
+    /// the client's.
+    pub server_user: String,
+    /// The secret for logging in to the server: the database's for a forced user, else the
+    /// user's own. May be a hash or verifier; see [`Password::kind`].
+    pub server_password: Option<Password>,
+    /// Whether the database forces its user, so that all its clients share the pool.
+    pub is_forced_user: bool,
+    /// The server.
+    pub host: ServerHost,
+    /// The server's port.
+    pub port: u16,
+    /// The name of the database on the server.
+    pub dbname: String,
+    /// When a server connection goes back to the pool.
+    pub pool_mode: PoolMode,
+    /// Server connections of this pool.
+    pub pool_size: Limit,
+    /// Server connections of the database.
+    pub max_db_connections: Limit,
+    /// Server connections of the user.
+    pub max_user_connections: Limit,
+    /// Longest wait for a server connection; `None` waits for ever.
+    pub query_wait_timeout: Option<Duration>,
+}
+
+impl Config {
+    /// Where a database's name leads: its own entry, else `"*"` with the name filled in.
+    /// `None` for names without entry and for those of the console.
+    pub fn database(&self, name: &str) -> Option<DatabaseRoute> {
+        let (entry, is_fallback) = self.database_entry(name)?;
+        let socket_dir = || {
+            self.general
+                .unix_socket_dir
+                .clone()
+                .map(ServerHost::SocketDir)
+        };
+        let forced_password = entry
+            .user
+            .as_ref()
+            .and_then(|user| self.forced_password(entry, user))
+            .cloned();
+        Some(DatabaseRoute {
+            name: name.to_owned(),
+            is_fallback,
+            // `check::refuse` lets no entry pass that has neither.
+            host: entry.host.clone().or_else(socket_dir)?,
+            port: entry.port,
+            dbname: entry.dbname.clone().unwrap_or_else(|| name.to_owned()),
+            forced_user: entry.user.clone(),
+            forced_password,
+        })
+    }
+
+    /// The settings of the pool that serves `user` on `database`; `None` if the database has no
+    /// route. A forced user's settings apply, not those of the client's user. The user need not
+    /// be configured: whether it may log in is for authentication to say.
+    pub fn pool_settings(&self, database: &str, user: &str) -> Option<PoolSettings> {
+        let (entry, _) = self.database_entry(database)?;
+        let route = self.database(database)?;
+        let is_forced_user = route.forced_user.is_some();
+        let server_user = route.forced_user.unwrap_or_else(|| user.to_owned());
+        let user = self.users.get(&server_user);
+        let general = &self.general;
+        let server_password = if is_forced_user {
+            route.forced_password
+        } else {
+            user.and_then(|user| user.password.clone())
+        };
+        Some(PoolSettings {
+            database: route.name,
+            server_password,
+            is_forced_user,
+            host: route.host,
+            port: route.port,
+            dbname: route.dbname,
+            pool_mode: user
+                .and_then(|user| user.pool_mode)
+                .or(entry.pool_mode)
+                .unwrap_or(general.pool_mode),
+            pool_size: user
+                .and_then(|user| user.pool_size)
+                .or(entry.pool_size)
+                .unwrap_or(general.default_pool_size),
+            max_db_connections: entry
+                .max_db_connections
+                .unwrap_or(general.max_db_connections),
+            max_user_connections: user
+                .and_then(|user| user.max_user_connections)
+                .unwrap_or(general.max_user_connections),
+            query_wait_timeout: user
+                .and_then(|user| user.query_wait_timeout)
+                .or(entry.query_wait_timeout)
+                .unwrap_or(general.query_wait_timeout),
+            server_user,
+        })
+    }
+
+    /// The configuration in force after a reload to this one: what only a restart may change is
+    /// as `running` has it. Keeps `SHOW CONFIG` honest and the next [`diff`](super::diff) too.
+    #[must_use]
+    pub fn reloaded_over(mut self, running: &Self) -> Self {
+        self.general.keep_restart_keys(&running.general);
+        self
+    }
+
+    /// The password that a forced user of `entry` logs in with.
+    pub(super) fn forced_password<'a>(
+        &'a self,
+        entry: &'a Database,
+        user: &str,
+    ) -> Option<&'a Password> {
+        let own = || self.users.get(user).and_then(|user| user.password.as_ref());
+        entry.password.as_ref().or_else(own)
+    }
+
+    fn database_entry(&self, name: &str) -> Option<(&Database, bool)> {
+        if is_console_database(name) {
+            return None;
+        }
+        let named = self.databases.named.get(name).map(|entry| (entry, false));
+        named.or_else(|| self.databases.fallback.as_ref().map(|entry| (entry, true)))
+    }
+}

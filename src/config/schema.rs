@@ -1,0 +1,179 @@
+//! The tables of keys: every setting that takes effect in this version, and nothing else.
+//!
+//! The first paragraph above each line is the key's documentation everywhere: in `config::keys`,
+//! in docs/CONFIG.md and in rustdoc. Names and defaults are PgBouncer 1.25's wherever the
+//! meaning is equal. Adding a key here means adding it to config.toml and docs/CONFIG.md; a test
+//! fails until both agree.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::diff::SettingChange;
+use super::faults::Faults;
+use super::keys::{KeyDefault, KeyInfo, RELOAD, RESTART, Section, SectionKeys, settings};
+use super::kinds::duration::{Bare, Time};
+use super::kinds::flag::Flag;
+use super::kinds::host::{Host, ListenAddr, ListenAddrs, ServerHost, SocketDir};
+use super::kinds::list::NameList;
+use super::kinds::number::{FileMode, Int, Limit, LimitUpTo};
+use super::kinds::secret::{Password, Secret};
+use super::kinds::word::{AuthType, LogFormat, LogLevel, PoolMode, Word};
+use super::raw::RawTable;
+use super::value::{AnyText, Kind, Maybe, Name, OffAtZero};
+
+use KeyDefault::{Absent, Value};
+
+/// A port, on either side.
+const PORT: Int = Int {
+    min: 1,
+    max: 65_535,
+};
+/// A cap on connections or waiters. The top is far above what a machine can hold.
+const COUNT: LimitUpTo = LimitUpTo(COUNT_MAX);
+const COUNT_MAX: u32 = 10_000_000;
+/// Whole seconds as the kernel takes them: a tcp keepalive time of at most 32767 seconds.
+const KEEPALIVE: Time = Time {
+    bare: Bare::Seconds,
+    max: Duration::from_secs(32_767),
+    whole_seconds: true,
+};
+/// The kernel's unit and largest value of TCP_USER_TIMEOUT, rounded down to a day.
+const USER_TIMEOUT: Time = Time {
+    bare: Bare::Millis,
+    max: Duration::from_secs(24 * 86_400),
+    whole_seconds: false,
+};
+
+settings! {
+    /// `[general]`: what holds for the whole process, and what the other sections inherit.
+    pub struct General in Section::General;
+
+    /// Addresses to accept TCP connections on. `*` is every interface; empty is unix socket only.
+    listen_addr: Vec<ListenAddr> = Value("127.0.0.1"), RESTART, ListenAddrs;
+    /// TCP port, and the number in the name of the unix socket.
+    listen_port: u16 = Value("6432"), RESTART, PORT;
+    /// Connections that the kernel may queue before they are accepted.
+    listen_backlog: u32 = Value("128"), RESTART, Int { min: 1, max: 65_535 };
+    /// Directory of the unix socket, and of servers whose `host` is empty.
+    unix_socket_dir: Option<PathBuf> = Value("/tmp"), RESTART, SocketDir;
+    /// Permissions of the unix socket file.
+    unix_socket_mode: u32 = Value("0777"), RESTART, FileMode;
+    /// Worker threads. 0 is one per core.
+    workers: Option<usize> = Value("0"), RESTART, OffAtZero(Int { min: 0, max: 1024 });
+
+    /// When a server connection goes back to its pool.
+    pool_mode: PoolMode = Value("session"), RELOAD, Word;
+    /// Client connections that are let in; the console is exempt.
+    max_client_conn: usize = Value("100"), RELOAD, Int { min: 1, max: COUNT_MAX };
+    /// Server connections of one pool, which is one user on one database.
+    default_pool_size: Limit = Value("20"), RELOAD, COUNT;
+    /// Server connections of one database, over all its users.
+    max_db_connections: Limit = Value("0"), RELOAD, COUNT;
+    /// Server connections of one user, over all databases.
+    max_user_connections: Limit = Value("0"), RELOAD, COUNT;
+    /// Use the server connection that rested longest instead of the one used last.
+    server_round_robin: bool = Value("0"), RELOAD, Flag;
+    /// Server connections that one pool opens at the same time.
+    max_connecting_per_pool: usize = Value("4"), RELOAD, Int { min: 1, max: 10_000 };
+    /// Clients of one pool that may wait for a server connection; more are turned away.
+    max_waiting_clients: Limit = Value("0"), RELOAD, COUNT;
+
+    /// How clients prove who they are. With md5, users stored as SCRAM verifiers use SCRAM.
+    auth_type: AuthType = Value("md5"), RELOAD, Word;
+    /// Users who may do everything on the console.
+    admin_users: Vec<String> = Value(""), RELOAD, NameList;
+    /// Users who may only look at the console.
+    stats_users: Vec<String> = Value(""), RELOAD, NameList;
+
+    /// Longest wait for a server connection, then the client is disconnected. 0 waits for ever.
+    query_wait_timeout: Option<Duration> = Value("120"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time a client may take to log in. 0 is no limit.
+    client_login_timeout: Option<Duration> = Value("60"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time to connect and log in to a server. 0 is no limit.
+    server_connect_timeout: Option<Duration> = Value("15"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Pause after a failed login to a server before the next attempt.
+    server_login_retry: Duration = Value("15"), RELOAD, Time::SECONDS;
+    /// Longest wait of a cancel request for its connection. 0 waits for ever.
+    cancel_wait_timeout: Option<Duration> = Value("10"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Time that running transactions get to finish after SIGTERM. 0 waits for ever.
+    shutdown_timeout: Option<Duration> = Value("60"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Time that a server whose client vanished gets for cancel, ROLLBACK and reset, then it is
+    /// closed. 0 closes it at once.
+    client_cleanup_timeout: Duration = Value("5"), RELOAD, Time::SECONDS;
+
+    /// Query that cleans a server before its next client. Session mode only; empty is none.
+    server_reset_query: String = Value("DISCARD ALL"), RELOAD, AnyText;
+    /// Run `server_reset_query` in every pool mode.
+    server_reset_query_always: bool = Value("0"), RELOAD, Flag;
+    /// Named prepared statements kept on each server connection. 0 turns the support off.
+    max_prepared_statements: usize = Value("200"), RELOAD, Int { min: 0, max: 1_000_000 };
+    /// Startup parameters that are accepted and dropped instead of refused.
+    ignore_startup_parameters: Vec<String> = Value(""), RELOAD, NameList;
+
+    /// Turn on TCP keepalive for client and server connections.
+    tcp_keepalive: bool = Value("1"), RELOAD, Flag;
+    /// Unanswered keepalive probes before a connection is dead. 0 is the system's choice.
+    tcp_keepcnt: Option<u32> = Value("0"), RELOAD, OffAtZero(Int { min: 0, max: 127 });
+    /// Silence before the first keepalive probe. 0 is the system's choice.
+    tcp_keepidle: Option<Duration> = Value("0"), RELOAD, OffAtZero(KEEPALIVE);
+    /// Pause between keepalive probes. 0 is the system's choice.
+    tcp_keepintvl: Option<Duration> = Value("0"), RELOAD, OffAtZero(KEEPALIVE);
+    /// Longest time sent data may stay unacknowledged; a bare number counts milliseconds. 0 is
+    /// the system's choice.
+    tcp_user_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(USER_TIMEOUT);
+
+    /// Log each login of a client and each connection to a server.
+    log_connections: bool = Value("1"), RELOAD, Flag;
+    /// Log each disconnection with its reason.
+    log_disconnections: bool = Value("1"), RELOAD, Flag;
+    /// Log each error that pgbaton itself sends to a client.
+    log_pooler_errors: bool = Value("1"), RELOAD, Flag;
+    /// Log lines for people, or one JSON object a line.
+    log_format: LogFormat = Value("text"), RESTART, Word;
+    /// The least important lines that are still logged.
+    log_level: LogLevel = Value("info"), RELOAD, Word;
+}
+
+settings! {
+    /// `[databases.NAME]`: one name that clients may ask for, or `"*"` for all others.
+    pub struct Database in Section::Databases;
+
+    /// Server to connect to. A value that starts with `/` is a socket directory.
+    host: Option<ServerHost> = Absent("`unix_socket_dir`"), RELOAD, Host;
+    /// Port of the server, also part of its unix socket's name.
+    port: u16 = Value("5432"), RELOAD, PORT;
+    /// Name of the database on the server.
+    dbname: Option<String> = Absent("the name asked for"), RELOAD, Maybe(Name);
+    /// Log in to the server as this user, whoever the client is: one pool for all clients.
+    user: Option<String> = Absent("the client's user"), RELOAD, Maybe(Name);
+    /// Password of `user` at the server.
+    password: Option<Password> = Absent("that of `[users.NAME]`"), RELOAD, Maybe(Secret);
+    /// Server connections of each pool of this database. 0 is no limit.
+    pool_size: Option<Limit> = Absent("`default_pool_size`"), RELOAD, Maybe(COUNT);
+    /// When a server connection goes back to its pool.
+    pool_mode: Option<PoolMode> = Absent("`pool_mode` of `[general]`"), RELOAD, Maybe(Word);
+    /// Server connections of this database, over all its users. 0 is no limit.
+    max_db_connections: Option<Limit> = Absent("`max_db_connections` of `[general]`"), RELOAD,
+        Maybe(COUNT);
+    /// Longest wait for a server connection of this database. 0 waits for ever.
+    query_wait_timeout: Option<Option<Duration>> = Absent("`query_wait_timeout` of `[general]`"),
+        RELOAD, Maybe(OffAtZero(Time::SECONDS));
+}
+
+settings! {
+    /// `[users.NAME]`: one user who may log in, and what differs for that user.
+    pub struct User in Section::Users;
+
+    /// The secret for checking the client, and for logging in to servers as this user.
+    password: Option<Password> = Absent("none: cannot log in"), RELOAD, Maybe(Secret);
+    /// When a server connection goes back to its pool.
+    pool_mode: Option<PoolMode> = Absent("that of the database"), RELOAD, Maybe(Word);
+    /// Server connections of each pool of this user. 0 is no limit.
+    pool_size: Option<Limit> = Absent("that of the database"), RELOAD, Maybe(COUNT);
+    /// Server connections of this user, over all databases. 0 is no limit.
+    max_user_connections: Option<Limit> = Absent("`max_user_connections` of `[general]`"), RELOAD,
+        Maybe(COUNT);
+    /// Longest wait of this user for a server connection. 0 waits for ever.
+    query_wait_timeout: Option<Option<Duration>> = Absent("that of the database"), RELOAD,
+        Maybe(OffAtZero(Time::SECONDS));
+}

@@ -1,0 +1,116 @@
+//! PgBouncer 1.25's keys that pgbaton does not act on yet.
+//!
+//! They are refused, not ignored: an operator who sets one must learn that it has no effect.
+//! Invariant: no name here is also a key of `schema` in the same section (tested).
+
+use super::keys::Section;
+
+/// Whether PgBouncer knows `key` in `section` and pgbaton does not.
+pub(super) fn is_unsupported(section: Section, key: &str) -> bool {
+    let keys = match section {
+        Section::General => GENERAL,
+        Section::Databases => DATABASES,
+        Section::Users => USERS,
+    };
+    keys.contains(&key)
+}
+
+/// Keys of PgBouncer's `[pgbouncer]` section.
+pub(super) const GENERAL: &[&str] = &[
+    "application_name_add_host",
+    "auth_dbname",
+    "auth_file",
+    "auth_hba_file",
+    "auth_ident_file",
+    "auth_ldap_options",
+    "auth_query",
+    "auth_user",
+    "autodb_idle_timeout",
+    "client_idle_timeout",
+    "client_tls13_ciphers",
+    "client_tls_ca_file",
+    "client_tls_cert_file",
+    "client_tls_ciphers",
+    "client_tls_dheparams",
+    "client_tls_ecdhcurve",
+    "client_tls_key_file",
+    "client_tls_protocols",
+    "client_tls_sslmode",
+    "conffile",
+    "disable_pqexec",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
+    "dns_zone_check_period",
+    "idle_transaction_timeout",
+    "job_name",
+    "log_stats",
+    "logfile",
+    "max_db_client_connections",
+    "max_packet_size",
+    "max_user_client_connections",
+    "min_pool_size",
+    "peer_id",
+    "pidfile",
+    "pkt_buf",
+    "query_timeout",
+    "query_wait_notify",
+    "reserve_pool_size",
+    "reserve_pool_timeout",
+    "resolv_conf",
+    "sbuf_loopcnt",
+    "scram_iterations",
+    "server_check_delay",
+    "server_check_query",
+    "server_fast_close",
+    "server_idle_timeout",
+    "server_lifetime",
+    "server_tls13_ciphers",
+    "server_tls_ca_file",
+    "server_tls_cert_file",
+    "server_tls_ciphers",
+    "server_tls_key_file",
+    "server_tls_protocols",
+    "server_tls_sslmode",
+    "service_name",
+    "so_reuseport",
+    "stats_period",
+    "suspend_timeout",
+    "syslog",
+    "syslog_facility",
+    "syslog_ident",
+    "tcp_defer_accept",
+    "tcp_socket_buffer",
+    "track_extra_parameters",
+    "transaction_timeout",
+    "unix_socket_group",
+    "user",
+    "verbose",
+];
+
+/// Keys of PgBouncer's connection strings in `[databases]`.
+pub(super) const DATABASES: &[&str] = &[
+    "application_name",
+    "auth_dbname",
+    "auth_query",
+    "auth_user",
+    "client_encoding",
+    "connect_query",
+    "datestyle",
+    "load_balance_hosts",
+    "max_db_client_connections",
+    "min_pool_size",
+    "reserve_pool",
+    "reserve_pool_size",
+    "server_lifetime",
+    "timezone",
+];
+
+/// Keys of PgBouncer's `[users]`.
+pub(super) const USERS: &[&str] = &[
+    "client_idle_timeout",
+    "idle_transaction_timeout",
+    "max_user_client_connections",
+    "query_timeout",
+    "reserve_pool_size",
+    "transaction_timeout",
+];

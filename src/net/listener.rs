@@ -1,0 +1,131 @@
+//! Listening sockets and the options of accepted ones.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::Transport;
+
+/// TCP options of every connection, both towards clients and towards servers.
+#[derive(Debug, Clone, Default)]
+pub struct SocketOptions {
+    /// Whether keepalive probes are sent.
+    pub keepalive: bool,
+    /// Idle time before the first probe; the system's default when absent.
+    pub keepalive_idle: Option<Duration>,
+    /// Time between probes; the system's default when absent.
+    pub keepalive_interval: Option<Duration>,
+    /// Probes before the peer is given up; the system's default when absent.
+    pub keepalive_count: Option<u32>,
+    /// How long sent data may stay unacknowledged; the system's default when absent.
+    pub user_timeout: Option<Duration>,
+}
+
+impl SocketOptions {
+    /// Applies the options and `TCP_NODELAY` to a TCP socket.
+    ///
+    /// # Errors
+    /// Whatever `setsockopt` reports; the socket is usable all the same.
+    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        if self.keepalive {
+            let mut keepalive = TcpKeepalive::new();
+            if let Some(idle) = self.keepalive_idle {
+                keepalive = keepalive.with_time(idle);
+            }
+            if let Some(interval) = self.keepalive_interval {
+                keepalive = keepalive.with_interval(interval);
+            }
+            if let Some(count) = self.keepalive_count {
+                keepalive = keepalive.with_retries(count);
+            }
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        Ok(())
+    }
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP listener.
+    Tcp(TcpListener),
+    /// A Unix listener; its socket file is removed when the listener is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A Unix socket's file, removed on drop.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing to be done about a file that somebody else has removed already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Accepts one connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// `accept(2)`'s; `EMFILE` and its like are the caller's to wait out.
+    pub async fn accept(&self, options: &SocketOptions) -> io::Result<Transport> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A peer that is gone already makes setsockopt fail; the login finds that out.
+                let _ = options.apply(&stream);
+                Ok(Transport::Tcp(stream))
+            }
+            Self::Unix(listener, _) => Ok(Transport::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Binds a TCP listener with `SO_REUSEADDR`.
+///
+/// # Errors
+/// The system's, with the address known to the caller.
+pub fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+}
+
+/// Binds `DIR/.s.PGSQL.PORT` with the given mode. A socket file that nobody listens on any more is
+/// replaced; one in use is an error.
+///
+/// # Errors
+/// `AddrInUse` when another process answers there, else the system's.
+pub fn bind_unix(dir: &Path, port: u16, mode: u32) -> io::Result<Listener> {
+    let path = dir.join(format!(".s.PGSQL.{port}"));
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process listens on this socket",
+            ));
+        }
+        std::fs::remove_file(&path)?;
+    }
+    let listener = UnixListener::bind(&path)?;
+    let file = SocketFile(path);
+    std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(mode))?;
+    Ok(Listener::Unix(listener, file))
+}

@@ -1,0 +1,12 @@
+//! Sockets: the transport of one connection, listening sockets, and the worker's scratch buffers.
+//!
+//! Knows nothing of PostgreSQL: bytes in, bytes out. Everything here runs on one worker's reactor,
+//! and nothing here holds a buffer for a connection that has nothing to say.
+
+mod listener;
+mod scratch;
+mod transport;
+
+pub use listener::{Listener, SocketOptions, bind_tcp, bind_unix};
+pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
+pub use transport::{PeerAddr, Transport};

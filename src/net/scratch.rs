@@ -1,0 +1,44 @@
+//! The hot scratch buffers of a worker: one for bytes just read, one for rewritten output.
+//!
+//! Invariant: a borrow lives inside one `poll` call and never across an await, so one pair per
+//! thread serves every connection of the worker and idle connections own no buffer at all.
+
+use std::cell::RefCell;
+
+/// Bytes read from a socket in one call at most. Large results move in reads of this size.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// The two buffers of one worker thread.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Bytes read from a socket; always [`SCRATCH_BYTES`] long and initialised.
+    pub input: Box<[u8]>,
+    /// Output that had to be assembled (rewritten names, synthesised replies). Empty between uses.
+    pub output: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        input: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+        output: Vec::with_capacity(8 * 1024),
+    });
+}
+
+/// Output capacity kept between uses; a burst beyond it gives its memory back.
+const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
+
+/// Lends the thread's scratch buffers to `f`.
+///
+/// # Panics
+/// If called within itself on one thread: that is a bug in the caller, never a peer's doing.
+pub fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCH.with(|cell| {
+        let mut scratch = cell.borrow_mut();
+        let result = f(&mut scratch);
+        scratch.output.clear();
+        if scratch.output.capacity() > OUTPUT_KEPT_BYTES {
+            scratch.output.shrink_to(OUTPUT_KEPT_BYTES);
+        }
+        result
+    })
+}

@@ -1,0 +1,3 @@
+//! What operators see of a running pgbaton beside its console: logs.
+
+pub mod logs;

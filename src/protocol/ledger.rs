@@ -1,0 +1,453 @@
+//! The ledger of replies that a server owes: what has been asked, in order, and for whom.
+//!
+//! Every message sent to a server that will be answered adds an entry; every reply that ends an
+//! answer takes one away. The ledger alone decides when a server is free, which replies the
+//! client sees and which are swallowed, and where an answer made up locally belongs. It follows
+//! the rules of the protocol chapter: after an ErrorResponse in the extended protocol everything
+//! up to the next Sync is skipped, and during COPY IN a Sync is ignored by the server.
+//!
+//! It knows no sockets, statements or sessions. A reply that fits nothing owed is a [`Desync`]:
+//! the server must not be used again.
+
+use std::collections::VecDeque;
+
+/// What an entry waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expects {
+    /// Query: anything up to ReadyForQuery.
+    Query,
+    /// FunctionCall: FunctionCallResponse, then ReadyForQuery.
+    FunctionCall,
+    /// Parse: ParseComplete.
+    Parse,
+    /// Bind: BindComplete.
+    Bind,
+    /// Describe: RowDescription or NoData (after ParameterDescription for a statement).
+    Describe,
+    /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// Close: CloseComplete.
+    Close,
+    /// Sync: ReadyForQuery.
+    Sync,
+    /// CopyDone or CopyFail was sent; the server answers nothing to it as such.
+    CopyEnd,
+    /// A Parse answered here: ParseComplete is made up when its turn comes.
+    LocalParse,
+    /// A Close answered here: CloseComplete is made up when its turn comes.
+    LocalClose,
+    /// A message sent in order to fail: the server's error is replaced by one of ours.
+    Refused,
+}
+
+/// Who sees the reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// The client asked.
+    Client,
+    /// The pooler asked on its own behalf; nobody else sees the answer.
+    Pooler,
+}
+
+/// One reply owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owed {
+    /// What completes it.
+    pub expects: Expects,
+    /// Who sees it.
+    pub audience: Audience,
+    /// For Parse and Refused: the caller's own key, given back when the entry ends. Else 0.
+    pub key: u64,
+}
+
+impl Owed {
+    /// A reply that the client sees.
+    #[must_use]
+    pub const fn client(expects: Expects) -> Self {
+        Self { expects, audience: Audience::Client, key: 0 }
+    }
+
+    /// A reply that is swallowed.
+    #[must_use]
+    pub const fn pooler(expects: Expects) -> Self {
+        Self { expects, audience: Audience::Pooler, key: 0 }
+    }
+
+    /// The same with the caller's key.
+    #[must_use]
+    pub const fn keyed(self, key: u64) -> Self {
+        Self { key, ..self }
+    }
+}
+
+/// What a reply means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// Who sees this message.
+    pub audience: Audience,
+    /// The entry that it completed, if it did.
+    pub completed: Option<Owed>,
+}
+
+/// A server's reply that answers nothing that was asked. The connection is out of step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("server sent message {:?} where none such was owed", char::from(*tag))]
+pub struct Desync {
+    /// The message's tag.
+    pub tag: u8,
+}
+
+/// The replies owed by one server, oldest first.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    owed: VecDeque<Owed>,
+    /// An error was reported and no Sync has been sent since: the server skips what it is sent.
+    skipping: bool,
+    /// The server has asked for COPY data and neither CopyDone nor CopyFail has been sent.
+    copy_in: bool,
+    /// Extended-protocol messages were sent since the last Sync.
+    unsynced: bool,
+}
+
+impl Ledger {
+    /// Whether nothing is owed and nothing is half asked: the condition for giving a server away.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_empty() && !self.skipping && !self.copy_in && !self.unsynced
+    }
+
+    /// Entries owed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// Whether no reply is owed. The server may still be in the middle of a request: see
+    /// [`Ledger::is_settled`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// Whether the server waits for COPY data.
+    #[must_use]
+    pub const fn in_copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// Whether a Sync must be sent before the server says ReadyForQuery again.
+    #[must_use]
+    pub const fn needs_sync(&self) -> bool {
+        self.unsynced || self.skipping
+    }
+
+    /// Whether the server skips everything up to a Sync that has not been sent yet.
+    #[must_use]
+    pub const fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether the oldest reply owed is the pooler's own.
+    #[must_use]
+    pub fn head_is_poolers(&self) -> bool {
+        matches!(self.owed.front(), Some(o) if o.audience == Audience::Pooler)
+    }
+
+    /// Whether the oldest reply owed is a simple query's: no message but ReadyForQuery ends it.
+    #[must_use]
+    pub fn head_is_query(&self) -> bool {
+        matches!(self.owed.front(), Some(o) if o.expects == Expects::Query)
+    }
+
+    /// Records a message about to be sent. False: the server will skip or consume it silently,
+    /// so no reply is owed (it must be sent all the same, unless it is a local one).
+    pub fn push(&mut self, owed: Owed) -> bool {
+        use Expects::{CopyEnd, FunctionCall, Query, Sync};
+        if self.copy_in {
+            // CopyGetData() ignores Flush and Sync; whatever else arrives ends the COPY, by
+            // CopyDone or CopyFail or as an error, and is consumed by it.
+            if owed.expects != Sync {
+                self.copy_in = false;
+            }
+            return false;
+        }
+        if self.skipping {
+            if owed.expects != Sync {
+                return false;
+            }
+            self.skipping = false;
+        }
+        match owed.expects {
+            Sync => self.unsynced = false,
+            Query | FunctionCall => {}
+            CopyEnd if self.owed.is_empty() => return false,
+            CopyEnd => {}
+            _ => self.unsynced = true,
+        }
+        self.owed.push_back(owed);
+        true
+    }
+
+    /// Accounts for a backend message other than ErrorResponse.
+    ///
+    /// # Errors
+    /// [`Desync`] when it answers nothing that is owed.
+    pub fn receive(&mut self, tag: u8) -> Result<Reply, Desync> {
+        // NoticeResponse, ParameterStatus and NotificationResponse may come at any time.
+        if matches!(tag, b'N' | b'S' | b'A') {
+            let audience = self.owed.front().map_or(Audience::Client, |o| o.audience);
+            return Ok(Reply { audience, completed: None });
+        }
+        let Some(&head) = self.owed.front() else {
+            return Err(Desync { tag });
+        };
+        let completes = match (head.expects, tag) {
+            (Expects::Query | Expects::FunctionCall | Expects::Sync, b'Z')
+            | (Expects::Parse, b'1')
+            | (Expects::Bind, b'2')
+            | (Expects::Close, b'3')
+            | (Expects::Describe, b'T' | b'n')
+            | (Expects::Execute, b'C' | b'I' | b's') => true,
+            (Expects::Query, b'T' | b'D' | b'C' | b'I' | b'H' | b'W' | b'd' | b'c')
+            | (Expects::Describe, b't')
+            | (Expects::Execute, b'D' | b'H' | b'W' | b'd' | b'c')
+            | (Expects::FunctionCall, b'V') => false,
+            (Expects::Query | Expects::Execute, b'G') => {
+                self.enter_copy_in();
+                false
+            }
+            _ => return Err(Desync { tag }),
+        };
+        if completes {
+            self.owed.pop_front();
+        }
+        Ok(Reply { audience: head.audience, completed: completes.then_some(head) })
+    }
+
+    /// Accounts for an ErrorResponse. Every entry that will never be answered because of it goes
+    /// to `dropped`, oldest first. The reply's `completed` is the failed entry, if the error ended
+    /// one; an error's audience is the client, except for the pooler's own simple queries.
+    pub fn receive_error(&mut self, mut dropped: impl FnMut(Owed)) -> Reply {
+        self.copy_in = false;
+        let Some(&head) = self.owed.front() else {
+            // Between requests, or while skipping: a FATAL one; nothing is owed for it.
+            return Reply { audience: Audience::Client, completed: None };
+        };
+        match head.expects {
+            Expects::Query | Expects::FunctionCall | Expects::Sync => {
+                Reply { audience: head.audience, completed: None }
+            }
+            _ => {
+                while let Some(owed) = self.owed.pop_front() {
+                    if owed.expects == Expects::Sync {
+                        self.owed.push_front(owed);
+                        break;
+                    }
+                    dropped(owed);
+                }
+                if self.owed.is_empty() {
+                    self.skipping = true;
+                    self.unsynced = false;
+                }
+                Reply { audience: Audience::Client, completed: Some(head) }
+            }
+        }
+    }
+
+    /// Takes the next reply to be made up here, if its turn has come. Call after every reply and
+    /// after every push, until it gives nothing.
+    pub fn take_local(&mut self) -> Option<Owed> {
+        loop {
+            match self.owed.front()?.expects {
+                Expects::CopyEnd => {
+                    self.owed.pop_front();
+                }
+                Expects::LocalParse | Expects::LocalClose => return self.owed.pop_front(),
+                _ => return None,
+            }
+        }
+    }
+
+    /// CopyInResponse: what was already sent behind the COPY is consumed by it, up to and
+    /// including CopyDone or CopyFail.
+    fn enter_copy_in(&mut self) {
+        self.copy_in = true;
+        while self.owed.len() > 1 {
+            match self.owed.remove(1) {
+                Some(owed) if owed.expects == Expects::Sync => {}
+                _ => {
+                    self.copy_in = false;
+                    return;
+                }
+            }
+        }
+        // A Sync that was swallowed by the COPY no longer ends the group.
+        if matches!(self.owed.front(), Some(o) if o.expects == Expects::Execute) {
+            self.unsynced = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(expects: Expects) -> Owed {
+        Owed::client(expects)
+    }
+
+    fn receive_all(ledger: &mut Ledger, tags: &[u8]) {
+        for &tag in tags {
+            ledger.receive(tag).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_simple_query_is_owed_until_ready_for_query() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Query));
+        receive_all(&mut ledger, b"TDDC");
+        assert!(!ledger.is_settled());
+        let reply = ledger.receive(b'Z').unwrap();
+        assert_eq!(reply.completed.unwrap().expects, Expects::Query);
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn an_extended_group_is_settled_only_by_its_sync() {
+        let mut ledger = Ledger::default();
+        for e in [Expects::Parse, Expects::Bind, Expects::Describe, Expects::Execute] {
+            ledger.push(client(e));
+        }
+        receive_all(&mut ledger, b"12TDC");
+        assert!(ledger.is_empty());
+        assert!(!ledger.is_settled(), "no Sync was sent yet");
+        ledger.push(client(Expects::Sync));
+        receive_all(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn an_error_drops_everything_up_to_the_sync_and_no_further() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Parse).keyed(7));
+        ledger.push(client(Expects::Bind));
+        ledger.push(client(Expects::Sync));
+        ledger.push(client(Expects::Bind));
+        ledger.push(client(Expects::Sync));
+        let mut dropped = Vec::new();
+        let reply = ledger.receive_error(|o| dropped.push(o));
+        assert_eq!(reply.completed.unwrap().key, 7);
+        assert_eq!(dropped.len(), 2);
+        receive_all(&mut ledger, b"Z2Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn after_an_error_without_sync_the_server_skips_what_it_is_sent() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Parse));
+        ledger.receive_error(|_| {});
+        assert!(ledger.is_skipping());
+        assert!(!ledger.push(client(Expects::Query)), "even a Query is skipped");
+        assert!(!ledger.push(client(Expects::LocalParse)));
+        assert!(ledger.push(client(Expects::Sync)));
+        receive_all(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn an_error_at_the_sync_itself_still_waits_for_ready_for_query() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Execute));
+        ledger.push(client(Expects::Sync));
+        receive_all(&mut ledger, b"C");
+        ledger.receive_error(|_| panic!("nothing is dropped"));
+        receive_all(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_sync_sent_before_copy_in_response_is_swallowed_by_the_copy() {
+        let mut ledger = Ledger::default();
+        for e in [Expects::Parse, Expects::Bind, Expects::Describe, Expects::Execute] {
+            ledger.push(client(e));
+        }
+        ledger.push(client(Expects::Sync));
+        receive_all(&mut ledger, b"12nG");
+        assert!(ledger.in_copy_in());
+        assert!(!ledger.push(client(Expects::CopyEnd)));
+        assert!(ledger.push(client(Expects::Sync)));
+        receive_all(&mut ledger, b"CZ");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn copy_data_sent_without_waiting_for_the_response_is_understood() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Query));
+        ledger.push(client(Expects::CopyEnd));
+        receive_all(&mut ledger, b"G");
+        assert!(!ledger.in_copy_in(), "its end was already on its way");
+        receive_all(&mut ledger, b"CZ");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn stray_copy_messages_leave_no_trace() {
+        let mut ledger = Ledger::default();
+        assert!(!ledger.push(client(Expects::CopyEnd)));
+        ledger.push(client(Expects::Query));
+        ledger.push(client(Expects::CopyEnd));
+        receive_all(&mut ledger, b"CZ");
+        assert_eq!(ledger.take_local(), None);
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_copy_that_fails_on_the_server_is_over() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Query));
+        receive_all(&mut ledger, b"G");
+        ledger.receive_error(|_| {});
+        assert!(!ledger.in_copy_in());
+        receive_all(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn local_replies_wait_for_their_turn() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Bind));
+        ledger.push(client(Expects::LocalParse));
+        ledger.push(client(Expects::LocalClose));
+        assert_eq!(ledger.take_local(), None);
+        receive_all(&mut ledger, b"2");
+        assert_eq!(ledger.take_local().unwrap().expects, Expects::LocalParse);
+        assert_eq!(ledger.take_local().unwrap().expects, Expects::LocalClose);
+        assert_eq!(ledger.take_local(), None);
+    }
+
+    #[test]
+    fn the_poolers_own_replies_are_swallowed_but_their_errors_are_told() {
+        let mut ledger = Ledger::default();
+        ledger.push(Owed::pooler(Expects::Parse));
+        ledger.push(client(Expects::Bind));
+        assert!(ledger.head_is_poolers());
+        assert_eq!(ledger.receive(b'1').unwrap().audience, Audience::Pooler);
+        assert_eq!(ledger.receive(b'2').unwrap().audience, Audience::Client);
+        ledger.push(Owed::pooler(Expects::Parse));
+        ledger.push(client(Expects::Sync));
+        assert_eq!(ledger.receive_error(|_| {}).audience, Audience::Client);
+    }
+
+    #[test]
+    fn replies_that_nobody_asked_for_are_a_desync() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.receive(b'Z'), Err(Desync { tag: b'Z' }));
+        ledger.push(client(Expects::Bind));
+        assert!(ledger.receive(b'D').is_err());
+        ledger.push(client(Expects::Sync));
+        assert!(ledger.receive(b'N').is_ok(), "notices may come at any time");
+    }
+}

@@ -1,0 +1,170 @@
+//! What becomes of a server whose client is gone: it is brought back to a state in which any
+//! client may have it, within a bounded time, or closed.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use super::ServerLease;
+use super::cancel::CancelInFlight;
+use super::connection::{Server, ServerState};
+use super::error::ServerFault;
+use super::replies::{self, NoObserver};
+use crate::net::{SocketOptions, with_scratch};
+use crate::protocol::TransactionStatus;
+use crate::protocol::encode;
+use crate::protocol::ledger::{Expects, Owed};
+
+/// How the client went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It said Terminate: what it had asked for before is carried out.
+    Terminated,
+    /// It vanished: what runs is cancelled.
+    Vanished,
+}
+
+/// What clean-up needs to know.
+#[derive(Debug, Clone)]
+pub struct CleanUp {
+    /// How the client went.
+    pub departure: Departure,
+    /// Whether the client left a message half sent.
+    pub mid_message: bool,
+    /// `server_reset_query`, if it is to be run.
+    pub reset_query: Option<Arc<str>>,
+    /// Limit for each of: letting the running request end, and the rest.
+    pub deadline: Duration,
+    /// TCP options, for the cancel connection.
+    pub socket_options: SocketOptions,
+}
+
+/// Why the server had to be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanUpError {
+    /// A message was sent to it in part; nothing else can be said on that connection.
+    #[error("client left in the middle of a message")]
+    MidMessage,
+    /// It failed.
+    #[error(transparent)]
+    Fault(#[from] ServerFault),
+    /// `server_reset_query` cannot be sent.
+    #[error("server_reset_query: {0}")]
+    Query(#[from] encode::EncodeError),
+    /// It took too long.
+    #[error("clean-up took longer than client_cleanup_timeout")]
+    TimedOut,
+    /// Its transaction could not be ended, or the reset query failed.
+    #[error("server is in transaction state {0:?} after clean-up")]
+    NotIdle(TransactionStatus),
+}
+
+impl From<io::Error> for CleanUpError {
+    fn from(e: io::Error) -> Self {
+        Self::Fault(ServerFault::Io(e))
+    }
+}
+
+/// Cleans a server up. Dropping the future closes the server.
+///
+/// # Errors
+/// [`CleanUpError`]: the server is closed and its slot free.
+pub async fn clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLease, CleanUpError> {
+    if plan.mid_message || !lease.unsent.is_empty() {
+        return Err(CleanUpError::MidMessage);
+    }
+    lease.shared.set_state(ServerState::Tested);
+    if plan.departure == Departure::Terminated && !lease.ledger.in_copy_in() {
+        // It may end by itself; what does not is treated as a vanished client's.
+        let ended = tokio::time::timeout(plan.deadline, end_request(&mut lease)).await;
+        if let Ok(result) = ended {
+            result?;
+        }
+    }
+    tokio::time::timeout(plan.deadline, make_free(&mut lease, plan))
+        .await
+        .unwrap_or(Err(CleanUpError::TimedOut))?;
+    Ok(lease)
+}
+
+async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpError> {
+    if !server.ledger.is_settled() {
+        if server.ledger.in_copy_in() {
+            let mut fail = Vec::new();
+            encode::copy_fail(&mut fail, b"client connection lost")?;
+            server.ledger.push(Owed::client(Expects::CopyEnd));
+            send(server, &fail).await?;
+        } else if !server.ledger.is_empty() {
+            // A cancel that does not get through is no reason to give up: the query may end.
+            let cancel = CancelInFlight::new(server.shared.clone());
+            let _ = cancel.send(&plan.socket_options, plan.deadline).await;
+        }
+        end_request(server).await?;
+    }
+    server.shared.cancels.cleared().await;
+    if server.tx != TransactionStatus::Idle {
+        query(server, "ROLLBACK").await?;
+    }
+    if let Some(reset_query) = &plan.reset_query {
+        query(server, reset_query).await?;
+        if reset_query.trim().trim_end_matches(';').eq_ignore_ascii_case("DISCARD ALL") {
+            server.statements.clear();
+            server.settings = Arc::default();
+        }
+    }
+    if server.is_free() { Ok(()) } else { Err(CleanUpError::NotIdle(server.tx)) }
+}
+
+/// Runs a query of our own and waits for its end.
+async fn query(server: &mut Server, sql: &str) -> Result<(), CleanUpError> {
+    let mut message = Vec::new();
+    encode::query(&mut message, sql.as_bytes())?;
+    server.ledger.push(Owed::pooler(Expects::Query));
+    send(server, &message).await?;
+    end_request(server).await
+}
+
+/// Waits until nothing is owed, sending the Sync that the client did not live to send.
+async fn end_request(server: &mut Server) -> Result<(), CleanUpError> {
+    loop {
+        // After COPY the server may need one more Sync than could be known before.
+        if server.ledger.needs_sync() && !server.ledger.in_copy_in() {
+            let mut sync = Vec::new();
+            encode::sync(&mut sync);
+            server.ledger.push(Owed::client(Expects::Sync));
+            send(server, &sync).await?;
+        }
+        if server.ledger.is_settled() {
+            return Ok(());
+        }
+        if server.ledger.in_copy_in() {
+            return Ok(());
+        }
+        read_replies(server).await?;
+    }
+}
+
+async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), ServerFault> {
+    server.transport.write_all(bytes).await?;
+    Ok(())
+}
+
+/// Reads once and walks over what came; nobody gets it.
+async fn read_replies(server: &mut Server) -> Result<(), ServerFault> {
+    poll_fn(|cx| {
+        with_scratch(|scratch| {
+            let filled = ready!(server.poll_fill(cx, &mut scratch.input))?;
+            let input = &scratch.input[..filled];
+            let walked = replies::walk(server, &mut NoObserver, input, &mut scratch.output)?;
+            let consumed = walked.consumed;
+            server.keep(&input[consumed..]);
+            if server.doomed {
+                return Poll::Ready(Err(ServerFault::Fatal));
+            }
+            Poll::Ready(Ok(()))
+        })
+    })
+    .await
+}

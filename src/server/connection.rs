@@ -1,0 +1,383 @@
+//! One server connection: its socket, what it owes, what it knows, and what is shown of it.
+//!
+//! A [`Server`] is owned by exactly one party at a time: the pool's idle set, the session that is
+//! linked to it, or the clean-up that follows a vanished client. Whoever owns it may drop it,
+//! which closes the socket; the pool learns of that through the lease.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::cancel::CancelHold;
+use super::endpoint::Endpoint;
+use super::error::ServerFault;
+use super::pools::ServerPool;
+use super::settings::Settings;
+use super::statements::ServerStatements;
+use crate::net::{PeerAddr, Transport};
+use crate::primitives::Tick;
+use crate::protocol::error::ErrorMessage;
+use crate::protocol::TransactionStatus;
+use crate::protocol::ledger::Ledger;
+
+/// Messages up to this length are held back until they are whole, if they have to be looked into;
+/// longer ones stream through.
+pub const INSPECT_BYTES_MAX: usize = 16 * 1024;
+
+/// A logged-in connection to PostgreSQL.
+#[derive(Debug)]
+pub struct Server {
+    /// The socket, registered with the reactor of worker [`Server::home`].
+    pub transport: Transport,
+    /// The worker whose reactor watches the socket.
+    pub home: usize,
+    /// The replies owed.
+    pub ledger: Ledger,
+    /// Errors that take the place of the server's for refused requests, oldest first.
+    pub refusals: VecDeque<ErrorMessage>,
+    /// The status of the last ReadyForQuery.
+    pub tx: TransactionStatus,
+    /// Settings applied beyond the server's own defaults.
+    pub settings: Arc<Settings>,
+    /// Prepared statements it knows.
+    pub statements: ServerStatements,
+    /// Bytes read that are not a whole message yet.
+    pub carry: Vec<u8>,
+    /// Bytes accepted for the server that its socket did not take yet.
+    pub unsent: Vec<u8>,
+    /// The message that is passing through in pieces.
+    pub streaming: Streaming,
+    /// A FATAL error was received: the connection is about to end.
+    pub doomed: bool,
+    /// What the console and the cancel table know of it.
+    pub shared: Arc<ServerShared>,
+    watch: Arc<IdleWatch>,
+    watch_waker: Waker,
+}
+
+/// A backend message of which only the head has been seen.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Streaming {
+    /// Bytes still to come.
+    pub left_bytes: usize,
+    /// Whether the client gets them.
+    pub visible: bool,
+}
+
+/// The part of a server that outlives its owner's turn: for cancel requests and the console.
+#[derive(Debug)]
+pub struct ServerShared {
+    /// A number of its own, never used again.
+    pub id: u64,
+    /// Database and user of its pool, as the console shows them.
+    pub database: Arc<str>,
+    /// The user's name in the pool's key.
+    pub pool_user: Arc<str>,
+    /// The user it is logged in as.
+    pub user: Arc<str>,
+    /// Where it is connected to; cancel requests go there too.
+    pub endpoint: Endpoint,
+    /// The address it is connected to.
+    pub peer: PeerAddr,
+    /// Our own address.
+    pub local: PeerAddr,
+    /// The backend's process id.
+    pub backend_pid: i32,
+    /// The backend's cancel secret.
+    pub secret: Box<[u8]>,
+    /// When it was connected.
+    pub connected_at: Tick,
+    /// When it was last taken by a client.
+    pub linked_at_us: AtomicU64,
+    /// The id of the client linked to it, 0 if none.
+    pub client_id: AtomicU64,
+    /// Prepared statements it knows, for display.
+    pub statement_count: AtomicU64,
+    /// Cancel requests on their way to it.
+    pub cancels: CancelHold,
+    state: AtomicU8,
+}
+
+/// A server's state, in PgBouncer's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerState {
+    /// Ready for any client of its pool.
+    Idle = 0,
+    /// Linked to a client.
+    Active = 1,
+    /// Being cleaned up after a client.
+    Tested = 2,
+}
+
+impl ServerState {
+    /// PgBouncer's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::Tested => "tested",
+        }
+    }
+}
+
+impl ServerShared {
+    /// What a server starts as.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "plain data, built in one place")]
+    pub fn new(
+        id: u64,
+        pool: &ServerPool,
+        user: Arc<str>,
+        endpoint: Endpoint,
+        transport: &Transport,
+        backend_pid: i32,
+        secret: Box<[u8]>,
+        now: Tick,
+    ) -> Self {
+        Self {
+            id,
+            database: pool.database.clone(),
+            pool_user: pool.user.clone(),
+            user,
+            endpoint,
+            peer: transport.peer_addr(),
+            local: transport.local_addr(),
+            backend_pid,
+            secret,
+            connected_at: now,
+            linked_at_us: AtomicU64::new(0),
+            client_id: AtomicU64::new(0),
+            statement_count: AtomicU64::new(0),
+            cancels: CancelHold::default(),
+            state: AtomicU8::new(ServerState::Idle as u8),
+        }
+    }
+
+    /// Whether it belongs to the pool of these names.
+    #[must_use]
+    pub fn pool_is(&self, database: &str, user: &str) -> bool {
+        *self.database == *database && *self.pool_user == *user
+    }
+
+    /// Its state; relaxed, for display only.
+    #[must_use]
+    pub fn state(&self) -> ServerState {
+        match self.state.load(Ordering::Relaxed) {
+            1 => ServerState::Active,
+            2 => ServerState::Tested,
+            _ => ServerState::Idle,
+        }
+    }
+
+    /// Records the state; relaxed, for display only.
+    pub fn set_state(&self, state: ServerState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+}
+
+/// The parameters a server reported at login, in order: what clients are greeted with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Greeting {
+    /// (name, value) as reported.
+    pub parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl Greeting {
+    /// A parameter's value, by its name in any case.
+    #[must_use]
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        let found = self.parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        Some(&found.1)
+    }
+}
+
+impl Server {
+    /// A server fresh from its login on the calling worker.
+    #[must_use]
+    pub fn new(
+        transport: Transport,
+        home: usize,
+        shared: Arc<ServerShared>,
+        pool: Weak<ServerPool>,
+        inbox: Arc<WatchInbox>,
+    ) -> Box<Self> {
+        let (watch, watch_waker) = IdleWatch::new(pool, inbox);
+        Box::new(Self {
+            transport,
+            home,
+            ledger: Ledger::default(),
+            refusals: VecDeque::new(),
+            tx: TransactionStatus::Idle,
+            settings: Arc::default(),
+            statements: ServerStatements::default(),
+            carry: Vec::new(),
+            unsent: Vec::new(),
+            streaming: Streaming::default(),
+            doomed: false,
+            shared,
+            watch,
+            watch_waker,
+        })
+    }
+
+    /// Whether the server may be given to another client: nothing owed, nothing half sent or half
+    /// read, outside of a transaction.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.tx == TransactionStatus::Idle
+            && self.ledger.is_settled()
+            && self.streaming.left_bytes == 0
+            && self.carry.is_empty()
+            && self.unsent.is_empty()
+            && !self.doomed
+    }
+
+    /// Has the worker's watcher told of anything that happens on the socket from now on. False: it
+    /// is readable already, so it must be read before it is parked. Makes no system call.
+    #[must_use]
+    pub fn arm_watch(&self) -> bool {
+        self.watch.flagged.store(false, Ordering::Relaxed);
+        let mut cx = Context::from_waker(&self.watch_waker);
+        self.transport.poll_read_ready(&mut cx).is_pending()
+    }
+
+    /// Whether something happened on the socket since it was parked.
+    #[must_use]
+    pub fn is_flagged(&self) -> bool {
+        self.watch.flagged.load(Ordering::Relaxed)
+    }
+
+    /// Moves the server to the calling worker's reactor.
+    ///
+    /// # Errors
+    /// When the registration fails; the connection is closed then and the server must be dropped.
+    pub fn rehome(&mut self, home: usize, inbox: Arc<WatchInbox>) -> std::io::Result<()> {
+        self.transport.rehome()?;
+        let pool = self.watch.pool.clone();
+        (self.watch, self.watch_waker) = IdleWatch::new(pool, inbox);
+        self.home = home;
+        Ok(())
+    }
+
+    /// Reads once into `input`, behind what was kept of the last read. Gives the bytes filled.
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut [u8],
+    ) -> Poll<Result<usize, ServerFault>> {
+        let kept = self.carry.len();
+        match self.transport.poll_read(cx, &mut input[kept..]) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(if self.doomed {
+                ServerFault::Fatal
+            } else {
+                ServerFault::Closed
+            })),
+            Poll::Ready(Ok(n)) => {
+                input[..kept].copy_from_slice(&self.carry);
+                self.carry.clear();
+                Poll::Ready(Ok(kept + n))
+            }
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e.into())),
+        }
+    }
+
+    /// Keeps the head of a message for the next read.
+    pub fn keep(&mut self, rest: &[u8]) {
+        debug_assert!(self.carry.is_empty() && rest.len() < INSPECT_BYTES_MAX);
+        self.carry.extend_from_slice(rest);
+    }
+
+    /// Sends what the socket did not take before. `Ready(Ok)` when nothing is left.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut sent = 0;
+        while sent < self.unsent.len() {
+            match self.transport.poll_write(cx, &self.unsent[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => {
+                    self.unsent.drain(..sent);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.unsent = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends `bytes`, keeping what the socket does not take. Nothing may be unsent before.
+    pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
+        debug_assert!(self.unsent.is_empty());
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.transport.poll_write(cx, &bytes[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Pending => {
+                    self.unsent.extend_from_slice(&bytes[sent..]);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells a worker's watcher that something happened on an idle server's socket.
+#[derive(Debug)]
+struct IdleWatch {
+    flagged: AtomicBool,
+    pool: Weak<ServerPool>,
+    inbox: Arc<WatchInbox>,
+}
+
+impl IdleWatch {
+    fn new(pool: Weak<ServerPool>, inbox: Arc<WatchInbox>) -> (Arc<Self>, Waker) {
+        let watch = Arc::new(Self { flagged: AtomicBool::new(false), pool, inbox });
+        (watch.clone(), Waker::from(watch))
+    }
+}
+
+impl Wake for IdleWatch {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.flagged.swap(true, Ordering::Relaxed) {
+            self.inbox.push(&self.pool);
+        }
+    }
+}
+
+/// The pools of one worker that have an idle server to be looked at.
+#[derive(Debug, Default)]
+pub struct WatchInbox {
+    pools: Mutex<Vec<Weak<ServerPool>>>,
+    /// Carries no data: what happened is in `pools`.
+    pub signal: Notify,
+}
+
+impl WatchInbox {
+    fn push(&self, pool: &Weak<ServerPool>) {
+        {
+            let mut pools = self.pools.lock();
+            if !pools.iter().any(|p| p.ptr_eq(pool)) {
+                pools.push(pool.clone());
+            }
+        }
+        self.signal.notify_one();
+    }
+
+    /// Takes all that were named since the last time.
+    #[must_use]
+    pub fn take(&self) -> Vec<Weak<ServerPool>> {
+        std::mem::take(&mut *self.pools.lock())
+    }
+}

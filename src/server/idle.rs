@@ -1,0 +1,96 @@
+//! The watcher of a worker's idle servers.
+//!
+//! An idle server's socket wakes no session. Its waker names the pool in the worker's inbox; the
+//! watcher then takes every such server out of the idle set at once and looks at it: the end of
+//! the stream or a FATAL error frees its slot, a notice or parameter change is read away.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Server, ServerState, WatchInbox};
+use super::error::ServerFault;
+use super::pools::ServerPool;
+use super::replies::{self, NoObserver};
+use super::ServerLease;
+use crate::pool::Hint;
+use crate::primitives::clock;
+
+/// Watches the idle servers of one worker until `stop`.
+pub async fn watch(worker: usize, inbox: Arc<WatchInbox>, stop: CancellationToken) {
+    let mut stopped = pin!(stop.cancelled());
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            // Cancel-safe: what happened is in the inbox, the signal only says to look.
+            () = inbox.signal.notified() => {}
+        }
+        for pool in inbox.take() {
+            if let Some(pool) = pool.upgrade() {
+                look(worker, &pool);
+            }
+        }
+    }
+}
+
+fn look(worker: usize, pool: &ServerPool) {
+    for mut lease in pool.pool.take_idle(worker, |server, _| server.is_flagged()) {
+        let mut cx = Context::from_waker(Waker::noop());
+        match absorb(&mut lease, &mut cx) {
+            Ok(()) => park(lease, worker),
+            Err(fault) => {
+                tracing::info!(
+                    database = &*pool.database,
+                    user = &*pool.user,
+                    backend_pid = lease.shared.backend_pid,
+                    "idle server connection closed: {fault}"
+                );
+                lease.discard();
+            }
+        }
+    }
+}
+
+/// Gives a free server back to its pool, watched.
+pub fn park(mut lease: ServerLease, worker: usize) {
+    if !lease.arm_watch() {
+        // Readable, or not known yet: a look costs one read, at most.
+        let mut cx = Context::from_waker(Waker::noop());
+        if absorb(&mut lease, &mut cx).is_err() {
+            lease.discard();
+            return;
+        }
+        let _ = lease.arm_watch();
+    }
+    lease.shared.set_state(ServerState::Idle);
+    let state = lease.settings.fingerprint();
+    lease.check_in(Hint { shard: worker, state }, clock::now());
+}
+
+/// Reads away what a server with nothing owed has sent: notices and parameter changes. Registers
+/// `cx` for what comes next.
+///
+/// # Errors
+/// When the server is gone, is about to be, or has said what it must not.
+pub fn absorb(server: &mut Server, cx: &mut Context<'_>) -> Result<(), ServerFault> {
+    let mut buffer = [0_u8; 2048];
+    let mut output = Vec::new();
+    loop {
+        let n = match server.transport.poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(0)) => return Err(ServerFault::Closed),
+            Poll::Ready(Ok(n)) => n,
+            Poll::Ready(Err(e)) => return Err(e.into()),
+        };
+        let mut input = std::mem::take(&mut server.carry);
+        input.extend_from_slice(&buffer[..n]);
+        output.clear();
+        let consumed = replies::walk(server, &mut NoObserver, &input, &mut output)?.consumed;
+        if server.doomed {
+            return Err(ServerFault::Fatal);
+        }
+        server.carry = input.split_off(consumed);
+    }
+}

@@ -1,0 +1,28 @@
+//! Server connections: connecting and logging in, what they owe and know, cleaning up, cancelling.
+//!
+//! Sits above `protocol`, `auth` and `net`; knows nothing of client sockets or the console. The
+//! pool of `crate::pool` is generic; here it gets its connection type and the way to dial.
+
+pub mod cancel;
+pub mod cleanup;
+mod connect;
+mod connection;
+mod endpoint;
+mod error;
+pub mod framed;
+pub mod idle;
+pub mod pools;
+pub mod replies;
+mod settings;
+mod statements;
+
+pub use connection::{
+    Greeting, INSPECT_BYTES_MAX, Server, ServerShared, ServerState, WatchInbox,
+};
+pub use endpoint::Endpoint;
+pub use error::{ConnectError, ServerFault, error_message};
+pub use settings::{Settings, is_tracked};
+pub use statements::{ServerStatements, Statement, StatementStore, server_name};
+
+/// A server on loan from its pool.
+pub type ServerLease = crate::pool::Lease<Box<Server>>;

@@ -1,0 +1,422 @@
+//! The pools of PostgreSQL connections, one per (database, user), and how they dial.
+//!
+//! The generic pool of `crate::pool` decides who gets which connection; this file knows what a
+//! connection is made of. A failed dial is remembered here: clients that log in meanwhile are told
+//! at once, those that wait go on waiting while the pool tries again, ever less often.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::ServerLease;
+use super::connect::{self, Target};
+use super::connection::{Greeting, Server, ServerShared, WatchInbox};
+use super::endpoint::Endpoint;
+use super::error::ConnectError;
+use super::settings::Settings;
+use crate::auth::Secret;
+use crate::auth::scram::ClientKeys;
+use crate::config::PoolMode;
+use crate::net::SocketOptions;
+use crate::pool::{Budget, Permit, Pool, PoolLimits};
+use crate::primitives::{Tick, clock};
+use crate::protocol::error::ErrorMessage;
+use crate::timeouts::TimeoutHandle;
+
+/// The first pause after a failed dial; each further failure doubles it.
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause, unless `server_login_retry` is shorter: a node that is back is found soon.
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// Settings of clients that were tried out on a server, kept per pool.
+const KNOWN_SETTINGS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("BUG: not zero");
+
+/// What a pool was configured with. Replaced as a whole by a reload.
+#[derive(Debug)]
+pub struct PoolSettings {
+    /// How long a server stays with a client.
+    pub mode: PoolMode,
+    /// Limits of the generic pool.
+    pub limits: PoolLimits,
+    /// Prepared statements kept per server; `None` leaves statement names alone.
+    pub statements_max: Option<NonZeroUsize>,
+    /// Where the server listens.
+    pub endpoint: Endpoint,
+    /// The database's name there.
+    pub dbname: String,
+    /// The role to log in as.
+    pub server_user: String,
+    /// Its password, if one is configured.
+    pub server_secret: Option<Secret>,
+    /// Limit for connecting and logging in together.
+    pub connect_timeout: Duration,
+    /// Pause after PostgreSQL refused the login.
+    pub login_retry: Duration,
+    /// TCP options.
+    pub socket_options: SocketOptions,
+}
+
+impl PoolSettings {
+    /// Whether connections made with `self` would serve as well as those made with `other`.
+    #[must_use]
+    pub fn same_target(&self, other: &Self) -> bool {
+        self.endpoint == other.endpoint
+            && self.dbname == other.dbname
+            && self.server_user == other.server_user
+    }
+}
+
+/// The pool of one (database, user).
+#[derive(Debug)]
+pub struct ServerPool {
+    /// The database's name for clients.
+    pub database: Arc<str>,
+    /// The user's name for clients.
+    pub user: Arc<str>,
+    /// Who gets which connection.
+    pub pool: Arc<Pool<Box<Server>>>,
+    /// Settings in force.
+    pub settings: ArcSwap<PoolSettings>,
+    /// Clients logged in to it.
+    pub clients: AtomicU64,
+    greeting: ArcSwapOption<Greeting>,
+    /// Held for a moment; nothing is locked under it.
+    failure: Mutex<Failure>,
+    keys: ServerKeys,
+    known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
+    servers: ServerTable,
+}
+
+#[derive(Debug, Default)]
+struct Failure {
+    /// The last failure, cleared by the next success.
+    error: Option<ErrorMessage>,
+    is_transient: bool,
+    attempts: u32,
+    retry_at: Tick,
+}
+
+/// The SCRAM keys of a pool's role, so that PBKDF2 runs once per password and salt.
+#[derive(Debug, Default)]
+pub struct ServerKeys(Mutex<Option<Arc<ClientKeys>>>);
+
+impl ServerKeys {
+    /// The keys for this salt and iteration count, if they were derived before.
+    #[must_use]
+    pub fn find(&self, salt: &[u8], iterations: u32) -> Option<Arc<ClientKeys>> {
+        self.0.lock().as_ref().filter(|keys| keys.fit(salt, iterations)).cloned()
+    }
+
+    /// Remembers keys just derived.
+    pub fn remember(&self, keys: ClientKeys) -> Arc<ClientKeys> {
+        let keys = Arc::new(keys);
+        *self.0.lock() = Some(keys.clone());
+        keys
+    }
+
+    fn forget(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+/// All live server connections, for the console.
+#[derive(Debug, Default, Clone)]
+pub struct ServerTable(Arc<Mutex<HashMap<u64, Weak<ServerShared>>>>);
+
+impl ServerTable {
+    /// Those connected now, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ServerShared>> {
+        let mut all: Vec<_> = {
+            let mut table = self.0.lock();
+            table.retain(|_, server| server.strong_count() > 0);
+            table.values().filter_map(Weak::upgrade).collect()
+        };
+        all.sort_by_key(|s| s.id);
+        all
+    }
+
+    fn insert(&self, server: &Arc<ServerShared>) {
+        let mut table = self.0.lock();
+        // Swept here as well, so that a table nobody looks at stays in proportion.
+        if table.len() >= 64 && table.len().is_power_of_two() {
+            table.retain(|_, server| server.strong_count() > 0);
+        }
+        table.insert(server.id, Arc::downgrade(server));
+    }
+}
+
+/// Where a dial happens: the worker whose reactor gets the socket.
+#[derive(Debug, Clone)]
+pub struct DialPlace {
+    /// The worker.
+    pub worker: usize,
+    /// Its watcher's inbox.
+    pub inbox: Arc<WatchInbox>,
+}
+
+impl ServerPool {
+    /// Dials with `permit`. Dropping the future gives the slot to the next waiter.
+    ///
+    /// # Errors
+    /// The permit back, with the failure noted and the earliest time of the next attempt.
+    pub async fn dial(
+        self: Arc<Self>,
+        permit: Permit<Box<Server>>,
+        place: DialPlace,
+    ) -> Result<ServerLease, DialFailure> {
+        let settings = self.settings.load_full();
+        let target = Target {
+            endpoint: &settings.endpoint,
+            dbname: &settings.dbname,
+            user: &settings.server_user,
+            secret: settings.server_secret.as_ref(),
+            keys: &self.keys,
+            options: &settings.socket_options,
+            timeout: settings.connect_timeout,
+        };
+        match connect::connect(&target).await {
+            Ok(login) => {
+                let shared = Arc::new(ServerShared::new(
+                    NEXT_SERVER_ID.fetch_add(1, Ordering::Relaxed),
+                    &self,
+                    settings.server_user.as_str().into(),
+                    settings.endpoint.clone(),
+                    &login.transport,
+                    login.backend_pid,
+                    login.secret,
+                    clock::now(),
+                ));
+                self.servers.insert(&shared);
+                let weak = Arc::downgrade(&self);
+                let server = Server::new(login.transport, place.worker, shared, weak, place.inbox);
+                self.note_success(login.greeting);
+                Ok(permit.fulfil(server))
+            }
+            Err(error) => {
+                let retry_at = self.note_failure(&error, &settings);
+                Err(DialFailure { permit, error, retry_at })
+            }
+        }
+    }
+
+    /// What clients are greeted with, once a server has logged in.
+    #[must_use]
+    pub fn greeting(&self) -> Option<Arc<Greeting>> {
+        self.greeting.load_full()
+    }
+
+    /// The error that a client which logs in now is told at once: PostgreSQL refuses the login,
+    /// or it cannot be reached and has not told yet what to greet clients with.
+    #[must_use]
+    pub fn standing_failure(&self, now: Tick) -> Option<ErrorMessage> {
+        let error = {
+            let failure = self.failure.lock();
+            let waits = failure.is_transient && self.greeting.load().is_some();
+            if waits || now >= failure.retry_at {
+                return None;
+            }
+            failure.error.clone()?
+        };
+        let snapshot = self.pool.snapshot();
+        (snapshot.idle + snapshot.active == 0).then_some(error)
+    }
+
+    /// The last dial's error, if it failed.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<ErrorMessage> {
+        self.failure.lock().error.clone()
+    }
+
+    /// The canonical form of settings that a server of this pool has accepted before.
+    #[must_use]
+    pub fn known_settings(&self, settings: &Settings) -> Option<Arc<Settings>> {
+        self.known_settings.lock().get(&settings.fingerprint()).cloned()
+    }
+
+    /// Remembers that a server accepted settings asked for as `fingerprint`.
+    pub fn remember_settings(&self, fingerprint: u64, accepted: Arc<Settings>) {
+        self.known_settings.lock().put(fingerprint, accepted);
+    }
+
+    /// Puts new settings in force. Servers connected elsewhere go when they are next free.
+    pub fn reconfigure(&self, settings: PoolSettings) {
+        let old = self.settings.load();
+        let keep = old.same_target(&settings);
+        self.pool.set_limits(settings.limits.clone(), clock::now());
+        self.settings.store(Arc::new(settings));
+        self.keys.forget();
+        self.failure.lock().error = None;
+        if !keep {
+            self.greeting.store(None);
+            self.pool.bump_generation();
+        }
+    }
+
+    fn note_success(&self, greeting: Greeting) {
+        *self.failure.lock() = Failure::default();
+        let known = self.greeting.load();
+        if known.as_deref() != Some(&greeting) {
+            self.greeting.store(Some(Arc::new(greeting)));
+        }
+    }
+
+    fn note_failure(&self, error: &ConnectError, settings: &PoolSettings) -> Tick {
+        let attempts = self.failure.lock().attempts.saturating_add(1);
+        let pause = if error.is_transient() {
+            let doubled = BACK_OFF_MIN.saturating_mul(1 << (attempts - 1).min(8));
+            jittered(doubled.min(BACK_OFF_MAX).min(settings.login_retry))
+        } else {
+            self.keys.forget();
+            settings.login_retry
+        };
+        tracing::warn!(
+            database = &*self.database,
+            user = &*self.user,
+            server = %settings.endpoint,
+            attempt = attempts,
+            retry_in_ms = pause.as_millis(),
+            "server login failed: {error}"
+        );
+        let retry_at = clock::now().after(pause);
+        *self.failure.lock() = Failure {
+            error: Some(error.client_message()),
+            is_transient: error.is_transient(),
+            attempts,
+            retry_at,
+        };
+        retry_at
+    }
+}
+
+static NEXT_SERVER_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Between half of `pause` and all of it, so that pools do not knock in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
+}
+
+/// A dial that failed.
+#[derive(Debug)]
+pub struct DialFailure {
+    /// The right to dial, to be given back.
+    pub permit: Permit<Box<Server>>,
+    /// What went wrong.
+    pub error: ConnectError,
+    /// When the next attempt may be made.
+    pub retry_at: Tick,
+}
+
+/// All pools, made when a client first asks for them.
+#[derive(Debug)]
+pub struct PoolSet {
+    shards: usize,
+    timeouts: TimeoutHandle,
+    /// Looked up at logins and by the console only.
+    state: Mutex<PoolSetState>,
+    /// All live server connections.
+    pub servers: ServerTable,
+}
+
+#[derive(Debug, Default)]
+struct PoolSetState {
+    pools: HashMap<(Arc<str>, Arc<str>), Arc<ServerPool>>,
+    database_budgets: HashMap<Arc<str>, Arc<Budget>>,
+    user_budgets: HashMap<Arc<str>, Arc<Budget>>,
+}
+
+/// The caps that a pool's servers count against, beside its own size. 0 is no cap.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caps {
+    /// `max_db_connections`.
+    pub database: usize,
+    /// `max_user_connections`.
+    pub user: usize,
+}
+
+impl PoolSet {
+    /// No pools yet; each will have `shards` shards, one per worker.
+    #[must_use]
+    pub fn new(shards: usize, timeouts: TimeoutHandle) -> Self {
+        Self { shards, timeouts, state: Mutex::default(), servers: ServerTable::default() }
+    }
+
+    /// The pool of (database, user), made by `settings` if there is none.
+    pub fn pool(
+        &self,
+        database: &str,
+        user: &str,
+        settings: impl FnOnce() -> (PoolSettings, Caps),
+    ) -> Arc<ServerPool> {
+        let mut state = self.state.lock();
+        let key = (Arc::from(database), Arc::from(user));
+        if let Some(pool) = state.pools.get(&key) {
+            return pool.clone();
+        }
+        let (settings, caps) = settings();
+        let budgets = state.budgets(database, user, caps);
+        let limits = settings.limits.clone();
+        let pool = Arc::new(ServerPool {
+            database: key.0.clone(),
+            user: key.1.clone(),
+            pool: Pool::new(self.shards, limits, budgets, self.timeouts.clone()),
+            settings: ArcSwap::from_pointee(settings),
+            clients: AtomicU64::new(0),
+            greeting: ArcSwapOption::empty(),
+            failure: Mutex::default(),
+            keys: ServerKeys::default(),
+            known_settings: Mutex::new(LruCache::new(KNOWN_SETTINGS_MAX)),
+            servers: self.servers.clone(),
+        });
+        state.pools.insert(key, pool.clone());
+        pool
+    }
+
+    /// All pools, sorted by database and user.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ServerPool>> {
+        let mut pools: Vec<_> = self.state.lock().pools.values().cloned().collect();
+        pools.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+        pools
+    }
+
+    /// Sets the caps of a database and a user, as a reload does.
+    pub fn set_caps(&self, database: &str, user: &str, caps: Caps) {
+        let budgets = self.state.lock().budgets(database, user, caps);
+        drop(budgets);
+    }
+
+    /// Takes a pool out, closing it: its database is configured no longer.
+    pub fn remove(&self, pool: &ServerPool) {
+        self.state.lock().pools.remove(&(pool.database.clone(), pool.user.clone()));
+        pool.pool.close();
+    }
+}
+
+impl PoolSetState {
+    fn budgets(&mut self, database: &str, user: &str, caps: Caps) -> Vec<Arc<Budget>> {
+        let of_database = budget(&mut self.database_budgets, "database", database, caps.database);
+        let of_user = budget(&mut self.user_budgets, "user", user, caps.user);
+        vec![of_database, of_user]
+    }
+}
+
+fn budget(
+    budgets: &mut HashMap<Arc<str>, Arc<Budget>>,
+    kind: &str,
+    name: &str,
+    limit: usize,
+) -> Arc<Budget> {
+    if let Some(budget) = budgets.get(name) {
+        budget.set_limit(limit);
+        return budget.clone();
+    }
+    let budget = Budget::new(format!("{kind} {name}"), limit);
+    budgets.insert(name.into(), budget.clone());
+    budget
+}
