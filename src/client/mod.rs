@@ -7,6 +7,7 @@ mod cancel;
 pub mod end;
 pub mod hub;
 pub mod listener;
+mod local;
 pub mod login;
 mod relay;
 mod requests;

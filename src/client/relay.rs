@@ -118,8 +118,11 @@ impl Session {
         if !rest.is_empty() && walked.stop.is_none() {
             self.carry = rest.to_vec();
         }
-        let mut observer = Observer::of(&mut self.names, &mut self.settings, None);
-        replies::take_local_replies(server, &mut observer, &mut self.unsent);
+        // A made-up reply goes out with the server's next one, unless there will be none.
+        if !server.ledger.awaits_server() {
+            let mut observer = Observer::of(&mut self.names, &mut self.settings, None);
+            replies::take_local_replies(server, &mut observer, &mut self.unsent);
+        }
         match walked.stop {
             None => Ok(()),
             Some(Stop::Fault(fault)) => Err(SessionEnd::Violation(fault)),
@@ -130,7 +133,7 @@ impl Session {
         }
     }
 
-    fn statements_max(&self) -> Option<std::num::NonZeroUsize> {
+    pub(super) fn statements_max(&self) -> Option<std::num::NonZeroUsize> {
         match self.mode {
             PoolMode::Session => None,
             PoolMode::Transaction => self.pool.settings.load().statements_max,
@@ -205,7 +208,7 @@ impl Session {
     }
 
     /// Writes to the client, keeping what its socket does not take.
-    fn deliver(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) fn deliver(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
         let mut sent = 0;
         while sent < bytes.len() && self.unsent.is_empty() {
             match self.transport.poll_write(cx, &bytes[sent..]) {
@@ -308,6 +311,9 @@ impl<'a> Observer<'a> {
 
 impl ReplyObserver for Observer<'_> {
     fn parse_completed(&mut self, statement_id: u64) {
+        if let Some((_, pool)) = self.context {
+            pool.remember_parsed(statement_id);
+        }
         if let Some(names) = self.names {
             names.answered(statement_id);
         }

@@ -146,6 +146,14 @@ impl Session {
                 }
             }
             let output = &mut scratch.output;
+            if self.statements_max().is_some()
+                && super::local::answer(&self.hub.statements, &self.pool, &mut self.names, input, output)
+            {
+                return Poll::Ready(match self.deliver(cx, output) {
+                    Ok(()) => Next::State(Link::Unlinked),
+                    Err(e) => Next::End(SessionEnd::ClientIo(e)),
+                });
+            }
             Poll::Ready(self.request(cx, input, output))
         })
     }

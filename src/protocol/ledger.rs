@@ -129,6 +129,13 @@ impl Ledger {
         self.owed.is_empty()
     }
 
+    /// Whether a message of the server is still to come for what is owed.
+    #[must_use]
+    pub fn awaits_server(&self) -> bool {
+        use Expects::{CopyEnd, LocalClose, LocalParse};
+        self.owed.iter().any(|o| !matches!(o.expects, CopyEnd | LocalClose | LocalParse))
+    }
+
     /// Whether the server waits for COPY data.
     #[must_use]
     pub const fn in_copy_in(&self) -> bool {

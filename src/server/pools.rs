@@ -35,6 +35,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Settings of clients that were tried out on a server, kept per pool.
 const KNOWN_SETTINGS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("BUG: not zero");
+/// Statements known to be good, kept per pool.
+const PARSED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("BUG: not zero");
 
 /// What a pool was configured with. Replaced as a whole by a reload.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ pub struct ServerPool {
     failure: Mutex<Failure>,
     keys: ServerKeys,
     known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
+    parsed: Mutex<LruCache<u64, ()>>,
     servers: ServerTable,
 }
 
@@ -244,6 +247,17 @@ impl ServerPool {
         self.known_settings.lock().put(fingerprint, accepted);
     }
 
+    /// Whether a server of this pool has parsed the statement.
+    #[must_use]
+    pub fn has_parsed(&self, statement_id: u64) -> bool {
+        self.parsed.lock().get(&statement_id).is_some()
+    }
+
+    /// Remembers that a server of this pool has parsed the statement.
+    pub fn remember_parsed(&self, statement_id: u64) {
+        self.parsed.lock().put(statement_id, ());
+    }
+
     /// Puts new settings in force. Servers connected elsewhere go when they are next free.
     pub fn reconfigure(&self, settings: PoolSettings) {
         let old = self.settings.load();
@@ -253,6 +267,7 @@ impl ServerPool {
         self.keys.forget();
         self.failure.lock().error = None;
         if !keep {
+            self.parsed.lock().clear();
             self.greeting.store(None);
             self.pool.bump_generation();
         }
@@ -371,6 +386,7 @@ impl PoolSet {
             failure: Mutex::default(),
             keys: ServerKeys::default(),
             known_settings: Mutex::new(LruCache::new(KNOWN_SETTINGS_MAX)),
+            parsed: Mutex::new(LruCache::new(PARSED_MAX)),
             servers: self.servers.clone(),
         });
         state.pools.insert(key, pool.clone());

@@ -75,17 +75,10 @@ struct Table {
 impl StatementStore {
     /// The statement of this text and these parameter types, shared with all who have it already.
     pub fn intern(&self, query: &[u8], parameter_types: &[u8]) -> Arc<Statement> {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_usize(query.len());
-        hasher.write(query);
-        hasher.write(parameter_types);
-        let hash = hasher.finish();
+        let hash = self.hash(query, parameter_types);
         let mut table = self.table.lock();
         let bucket = table.by_hash.entry(hash).or_default();
-        let known = bucket.iter().filter_map(Weak::upgrade).find(|s| {
-            *s.query == *query && *s.parameter_types == *parameter_types
-        });
-        if let Some(known) = known {
+        if let Some(known) = find_in(bucket, query, parameter_types) {
             return known;
         }
         let statement = Arc::new(Statement {
@@ -99,6 +92,21 @@ impl StatementStore {
         statement
     }
 
+    /// The statement of this text and these parameter types, if anybody has it.
+    pub fn find(&self, query: &[u8], parameter_types: &[u8]) -> Option<Arc<Statement>> {
+        let hash = self.hash(query, parameter_types);
+        let table = self.table.lock();
+        find_in(table.by_hash.get(&hash)?, query, parameter_types)
+    }
+
+    fn hash(&self, query: &[u8], parameter_types: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_usize(query.len());
+        hasher.write(query);
+        hasher.write(parameter_types);
+        hasher.finish()
+    }
+
     /// Statements in the table, those not yet swept included.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -110,6 +118,17 @@ impl StatementStore {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+fn find_in(
+    bucket: &[Weak<Statement>],
+    query: &[u8],
+    parameter_types: &[u8],
+) -> Option<Arc<Statement>> {
+    bucket
+        .iter()
+        .filter_map(Weak::upgrade)
+        .find(|s| *s.query == *query && *s.parameter_types == *parameter_types)
 }
 
 impl Table {
