@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use crate::client::Hub;
 use crate::client::login::ConsoleClient;
+use crate::protocol::TransactionStatus;
 use crate::protocol::decode;
 use crate::protocol::encode;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::frame;
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::TransactionStatus;
 use crate::server::framed::{Framed, Message, ReadError};
 use command::Command;
 

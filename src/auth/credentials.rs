@@ -41,12 +41,14 @@ impl Secret {
     pub fn verify_plain(&self, user: &[u8], password: &[u8]) -> bool {
         match self {
             // Digests are compared, so that time does not even tell the length.
-            Self::Plain(known) => {
-                sha256(known).as_slice().ct_eq(sha256(password).as_slice()).into()
-            }
-            Self::Md5(secret) => {
-                md5_secret(user, password).encoded().ct_eq(&secret.encoded()).into()
-            }
+            Self::Plain(known) => sha256(known)
+                .as_slice()
+                .ct_eq(sha256(password).as_slice())
+                .into(),
+            Self::Md5(secret) => md5_secret(user, password)
+                .encoded()
+                .ct_eq(&secret.encoded())
+                .into(),
             Self::Scram(verifier) => verifier.verify_password(password),
         }
     }
@@ -83,7 +85,14 @@ mod tests {
         assert!(matches!(Secret::parse(VERIFIER), Secret::Scram(_)));
         let md5 = md5_secret(b"u", b"pencil").encoded();
         assert!(matches!(Secret::parse(&md5), Secret::Md5(_)));
-        for plain in [&b""[..], b"pencil", b"md5", b"SCRAM-SHA-256$", b"\xff\x00", &VERIFIER[1..]] {
+        for plain in [
+            &b""[..],
+            b"pencil",
+            b"md5",
+            b"SCRAM-SHA-256$",
+            b"\xff\x00",
+            &VERIFIER[1..],
+        ] {
             assert!(matches!(Secret::parse(plain), Secret::Plain(_)));
         }
     }
@@ -103,7 +112,10 @@ mod tests {
             }
             let is_md5 = matches!(secret, Secret::Md5(_));
             assert_eq!(secret.verify_plain(b"v", b"pencil"), !is_md5);
-            assert_eq!(secret.to_md5(b"u").is_none(), matches!(secret, Secret::Scram(_)));
+            assert_eq!(
+                secret.to_md5(b"u").is_none(),
+                matches!(secret, Secret::Scram(_))
+            );
         }
     }
 

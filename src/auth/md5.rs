@@ -6,7 +6,7 @@
 
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 const PREFIX: &[u8; 3] = b"md5";
 
@@ -14,17 +14,21 @@ const PREFIX: &[u8; 3] = b"md5";
 pub const ENCODED_LEN: usize = 35;
 
 /// A stored secret: `md5` and the digest of password and user name.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone)]
 pub struct Md5Secret {
-    hex: [u8; 32],
+    hex: Zeroizing<[u8; 32]>,
 }
 
 impl Md5Secret {
     /// The secret in its stored form, or `None` if `stored` is not one.
     pub fn parse(stored: &[u8]) -> Option<Self> {
         let hex: [u8; 32] = stored.strip_prefix(PREFIX)?.try_into().ok()?;
-        let lower_hex = hex.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        lower_hex.then_some(Self { hex })
+        let lower_hex = hex
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        lower_hex.then(|| Self {
+            hex: Zeroizing::new(hex),
+        })
     }
 
     /// The stored form. It is a secret.
@@ -41,12 +45,14 @@ impl std::fmt::Debug for Md5Secret {
 
 /// The secret that Postgres stores for this user and password.
 pub fn md5_secret(user: &[u8], password: &[u8]) -> Md5Secret {
-    Md5Secret { hex: hex_digest(password, user) }
+    Md5Secret {
+        hex: Zeroizing::new(hex_digest(password, user)),
+    }
 }
 
 /// What a client that knows the secret answers to `salt`, without the terminator.
 pub fn md5_response(secret: &Md5Secret, salt: [u8; 4]) -> [u8; ENCODED_LEN] {
-    encode(&hex_digest(&secret.hex, &salt))
+    encode(&hex_digest(secret.hex.as_slice(), &salt))
 }
 
 /// Whether `response` is the answer of a client that knows the secret; in constant time.
@@ -56,7 +62,10 @@ pub fn md5_verify(secret: &Md5Secret, salt: [u8; 4], response: &[u8]) -> bool {
 }
 
 fn hex_digest(first: &[u8], second: &[u8]) -> [u8; 32] {
-    let digest = Md5::new().chain_update(first).chain_update(second).finalize();
+    let digest = Md5::new()
+        .chain_update(first)
+        .chain_update(second)
+        .finalize();
     let mut hex = [0; 32];
     for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(digest) {
         *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
@@ -65,7 +74,11 @@ fn hex_digest(first: &[u8], second: &[u8]) -> [u8; 32] {
 }
 
 const fn hex_digit(nibble: u8) -> u8 {
-    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+    if nibble < 10 {
+        b'0' + nibble
+    } else {
+        b'a' + nibble - 10
+    }
 }
 
 fn encode(hex: &[u8; 32]) -> [u8; ENCODED_LEN] {
@@ -82,9 +95,11 @@ mod tests {
 
     #[test]
     fn secret_and_response_are_those_of_another_implementation() {
-        for (user, password, salt) in
-            [("md5_user", "password", *b"\x2a\x3d\x8f\xe0"), ("", "", [0; 4]), ("é", "ü\u{7f}", [255; 4])]
-        {
+        for (user, password, salt) in [
+            ("md5_user", "password", *b"\x2a\x3d\x8f\xe0"),
+            ("", "", [0; 4]),
+            ("é", "ü\u{7f}", [255; 4]),
+        ] {
             let secret = md5_secret(user.as_bytes(), password.as_bytes());
             let theirs = postgres_protocol::authentication::md5_hash(
                 user.as_bytes(),

@@ -7,7 +7,7 @@
 use pbkdf2::pbkdf2_hmac;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::scram_error::ScramError;
 use super::scram_message::{decode_base64, decode_key, encode_base64, hmac, sha256};
@@ -42,7 +42,11 @@ pub type Key = Zeroizing<[u8; KEY_LEN]>;
 ///
 /// [`ScramError::Mechanism`], also for the `-PLUS` variant.
 pub fn check_mechanism(mechanism: &[u8]) -> Result<(), ScramError> {
-    if mechanism == MECHANISM { Ok(()) } else { Err(ScramError::Mechanism) }
+    if mechanism == MECHANISM {
+        Ok(())
+    } else {
+        Err(ScramError::Mechanism)
+    }
 }
 
 /// A fresh salt for [`Verifier::from_password`].
@@ -57,12 +61,12 @@ pub fn random_salt() -> Result<[u8; SALT_LEN], ScramError> {
 }
 
 /// What a server knows of a password: enough to check a proof, not enough to make one.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone)]
 pub struct Verifier {
     iterations: u32,
     salt: Vec<u8>,
-    stored_key: [u8; KEY_LEN],
-    server_key: [u8; KEY_LEN],
+    stored_key: Key,
+    server_key: Key,
     /// Made up for a user that does not exist: whatever the proof, the answer is no.
     doomed: bool,
 }
@@ -83,8 +87,8 @@ impl Verifier {
         Some(Self {
             iterations: parse_iterations(iterations).filter(|count| *count > 0)?,
             salt,
-            stored_key: *decode_key(stored_key)?,
-            server_key: *decode_key(server_key)?,
+            stored_key: decode_key(stored_key)?,
+            server_key: decode_key(server_key)?,
             doomed: false,
         })
     }
@@ -99,8 +103,8 @@ impl Verifier {
         Self {
             iterations,
             salt: salt.to_vec(),
-            stored_key: *sha256(keys.client_key.as_slice()),
-            server_key: *keys.server_key,
+            stored_key: sha256(keys.client_key.as_slice()),
+            server_key: keys.server_key,
             doomed: false,
         }
     }
@@ -111,13 +115,12 @@ impl Verifier {
     /// a user that exists. `process_seed` must be random and kept secret.
     pub fn mock(user: &[u8], process_seed: &[u8; 32]) -> Self {
         let derived = |purpose: &[u8]| hmac(process_seed, &[purpose, user]);
-        let salt = derived(b"salt:");
-        let (salt, _) = salt.split_at(SALT_LEN);
+        let salt = derived(b"salt:").iter().copied().take(SALT_LEN).collect();
         Self {
             iterations: ITERATIONS_DEFAULT,
-            salt: salt.to_vec(),
-            stored_key: *derived(b"stored:"),
-            server_key: *derived(b"server:"),
+            salt,
+            stored_key: derived(b"stored:"),
+            server_key: derived(b"server:"),
             doomed: true,
         }
     }
@@ -128,8 +131,8 @@ impl Verifier {
             "SCRAM-SHA-256${}:{}${}:{}",
             self.iterations,
             encode_base64(&self.salt),
-            encode_base64(&self.stored_key),
-            encode_base64(&self.server_key),
+            encode_base64(self.stored_key.as_slice()),
+            encode_base64(self.server_key.as_slice()),
         ))
     }
 
@@ -153,15 +156,17 @@ impl Verifier {
     /// Whether `client_key` is the one; in constant time.
     #[must_use]
     pub(super) fn accepts(&self, client_key: &Key) -> bool {
-        let right = sha256(client_key.as_slice()).as_slice().ct_eq(&self.stored_key);
+        let right = sha256(client_key.as_slice())
+            .as_slice()
+            .ct_eq(self.stored_key.as_slice());
         bool::from(right) & !self.doomed
     }
 
-    pub(super) fn stored_key(&self) -> &[u8; KEY_LEN] {
+    pub(super) fn stored_key(&self) -> &Key {
         &self.stored_key
     }
 
-    pub(super) fn server_key(&self) -> &[u8; KEY_LEN] {
+    pub(super) fn server_key(&self) -> &Key {
         &self.server_key
     }
 }
@@ -170,7 +175,7 @@ impl Verifier {
 impl PartialEq for Verifier {
     fn eq(&self, other: &Self) -> bool {
         let same_keys =
-            self.stored_key.ct_eq(&other.stored_key) & self.server_key.ct_eq(&other.server_key);
+            self.stored_key.ct_eq(&*other.stored_key) & self.server_key.ct_eq(&*other.server_key);
         bool::from(same_keys)
             && self.iterations == other.iterations
             && self.salt == other.salt
@@ -182,7 +187,9 @@ impl Eq for Verifier {}
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("iterations", &self.iterations).finish_non_exhaustive()
+        f.debug_struct("Verifier")
+            .field("iterations", &self.iterations)
+            .finish_non_exhaustive()
     }
 }
 
@@ -223,7 +230,7 @@ impl ClientKeys {
     pub(super) fn learnt(client_key: Key, verifier: &Verifier) -> Self {
         Self {
             client_key,
-            server_key: Zeroizing::new(verifier.server_key),
+            server_key: verifier.server_key.clone(),
             salt: verifier.salt.clone(),
             iterations: verifier.iterations,
         }
@@ -245,7 +252,9 @@ impl ClientKeys {
 
 impl std::fmt::Debug for ClientKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientKeys").field("iterations", &self.iterations).finish_non_exhaustive()
+        f.debug_struct("ClientKeys")
+            .field("iterations", &self.iterations)
+            .finish_non_exhaustive()
     }
 }
 
@@ -255,7 +264,9 @@ pub(super) fn parse_iterations(digits: &[u8]) -> Option<u32> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    text.parse().ok().filter(|count| i32::try_from(*count).is_ok())
+    text.parse()
+        .ok()
+        .filter(|count| i32::try_from(*count).is_ok())
 }
 
 fn split_at_byte(bytes: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {

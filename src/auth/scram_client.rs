@@ -17,7 +17,6 @@ use super::scram_message::{
 
 /// We support no channel binding and send no user name, since the startup packet has named it.
 const GS2_HEADER: &str = "n,,";
-const BARE_PREFIX: &str = "n=,r=";
 const CHANNEL_BINDING: &[u8] = b"c=biws,r=";
 
 /// The exchange before its first message was answered.
@@ -34,11 +33,14 @@ impl ClientFirst {
     ///
     /// [`ScramError::Random`].
     pub fn new() -> Result<Self, ScramError> {
-        Ok(Self::with_nonce(random_nonce()?))
+        Ok(Self::with_nonce("", random_nonce()?))
     }
 
-    pub(super) fn with_nonce(nonce: String) -> Self {
-        Self { message: format!("{GS2_HEADER}{BARE_PREFIX}{nonce}"), nonce }
+    pub(super) fn with_nonce(user: &str, nonce: String) -> Self {
+        Self {
+            message: format!("{GS2_HEADER}n={user},r={nonce}"),
+            nonce,
+        }
     }
 
     /// client-first-message, the data of the SASLInitialResponse.
@@ -64,17 +66,24 @@ impl ClientFirst {
         let salt = decode_base64(attributes.expect(b's')?)
             .filter(|salt| (1..=SALT_LEN_MAX).contains(&salt.len()))
             .ok_or(Malformed::Salt)?;
-        let iterations =
-            parse_iterations(attributes.expect(b'i')?).ok_or(Malformed::Iterations)?;
+        let iterations = parse_iterations(attributes.expect(b'i')?).ok_or(Malformed::Iterations)?;
         if !(1..=ITERATIONS_MAX).contains(&iterations) {
             return Err(ScramError::Iterations);
         }
         if !attributes.rest().is_empty() {
             return Err(Malformed::Garbage.into());
         }
-        let client_first_bare = format!("{BARE_PREFIX}{}", self.nonce);
+        let client_first_bare = self
+            .message
+            .strip_prefix(GS2_HEADER)
+            .expect("BUG: we wrote the header");
         let auth_prefix = [client_first_bare.as_bytes(), b",", server_first, b","].concat();
-        Ok(ClientChallenge { nonce: nonce.to_vec(), salt, iterations, auth_prefix })
+        Ok(ClientChallenge {
+            nonce: nonce.to_vec(),
+            salt,
+            iterations,
+            auth_prefix,
+        })
     }
 }
 
@@ -116,7 +125,10 @@ impl ClientChallenge {
         let server_signature = hmac(keys.server_key().as_slice(), &auth_message);
         let proof = encode_base64(proof.as_slice());
         let message = [without_proof.as_slice(), b",p=", proof.as_bytes()].concat();
-        Ok(ClientFinal { message, server_signature })
+        Ok(ClientFinal {
+            message,
+            server_signature,
+        })
     }
 }
 
@@ -150,7 +162,11 @@ impl ClientFinal {
             return Err(Malformed::Garbage.into());
         }
         let same = signature.as_slice().ct_eq(self.server_signature.as_slice());
-        if same.into() { Ok(()) } else { Err(ScramError::ServerSignature) }
+        if same.into() {
+            Ok(())
+        } else {
+            Err(ScramError::ServerSignature)
+        }
     }
 }
 

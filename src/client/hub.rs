@@ -81,7 +81,11 @@ impl Worker {
     /// Its clients now.
     #[must_use]
     pub fn clients(&self) -> Vec<Arc<ClientShared>> {
-        self.clients.lock().iter().map(|(_, client)| client.clone()).collect()
+        self.clients
+            .lock()
+            .iter()
+            .map(|(_, client)| client.clone())
+            .collect()
     }
 }
 
@@ -140,7 +144,10 @@ impl Hub {
     pub fn take_place(self: &Arc<Self>, worker: &Arc<Worker>) -> ClientPlace {
         self.client_count.fetch_add(1, Ordering::Relaxed);
         worker.load.fetch_add(1, Ordering::Relaxed);
-        ClientPlace { hub: self.clone(), worker: worker.clone() }
+        ClientPlace {
+            hub: self.clone(),
+            worker: worker.clone(),
+        }
     }
 
     /// The worker with the fewest connections.
@@ -181,7 +188,11 @@ impl Hub {
             secret,
         }));
         entry.insert(client.clone());
-        Some(Registration { worker: worker.clone(), slot, client })
+        Some(Registration {
+            worker: worker.clone(),
+            slot,
+            client,
+        })
     }
 
     /// The client that was told this process id.

@@ -128,7 +128,10 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     }
     let link = std::mem::replace(&mut session.link, Link::Unlinked);
     session.client().unlink();
-    session.pool.clients.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    session
+        .pool
+        .clients
+        .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     log_end(&session, &end);
     let plan = plan_clean_up(&session, &end);
     let (worker, pool) = (session.worker.clone(), session.pool.clone());
@@ -164,8 +167,8 @@ async fn settle(
 fn plan_clean_up(session: &Session, end: &SessionEnd) -> CleanUp {
     let config = session.hub.config.load();
     let general = &config.general;
-    let resets = session.mode == crate::config::PoolMode::Session
-        || general.server_reset_query_always;
+    let resets =
+        session.mode == crate::config::PoolMode::Session || general.server_reset_query_always;
     CleanUp {
         departure: match end {
             SessionEnd::Terminated => Departure::Terminated,
@@ -183,7 +186,9 @@ fn log_end(session: &Session, end: &SessionEnd) {
     let client = session.client();
     let general = &session.hub.config.load().general;
     let told = end.client_message().is_some();
-    let age_ms = crate::primitives::clock::now().since(client.connected_at).as_millis();
+    let age_ms = crate::primitives::clock::now()
+        .since(client.connected_at)
+        .as_millis();
     if told && general.log_pooler_errors {
         tracing::warn!(
             client = %client.peer, database = &*client.database, user = &*client.user, age_ms,

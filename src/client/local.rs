@@ -32,7 +32,9 @@ pub(super) fn answer(
     input: &[u8],
     output: &mut Vec<u8>,
 ) -> bool {
-    let Some(steps) = plan(store, pool, names.as_deref(), input) else { return false };
+    let Some(steps) = plan(store, pool, names.as_deref(), input) else {
+        return false;
+    };
     for step in steps {
         match step {
             Step::Prepare(name, statement) => {
@@ -74,7 +76,9 @@ fn plan(
             b'P' => {
                 let parse = decode::parse(body).ok()?;
                 let taken = names.is_some_and(|n| n.find(parse.name).is_some())
-                    || steps.iter().any(|s| matches!(s, Step::Prepare(n, _) if **n == *parse.name));
+                    || steps
+                        .iter()
+                        .any(|s| matches!(s, Step::Prepare(n, _) if **n == *parse.name));
                 let statement = store.find(parse.query, parse.parameter_types)?;
                 if parse.name.is_empty() || taken || !pool.has_parsed(statement.id()) {
                     return None;

@@ -78,9 +78,11 @@ impl Ready {
     #[must_use]
     pub fn start(self, framed: Framed) -> LoggedIn {
         match self {
-            Self::Console { user, is_admin } => {
-                LoggedIn::Console(ConsoleClient { framed, user, is_admin })
-            }
+            Self::Console { user, is_admin } => LoggedIn::Console(ConsoleClient {
+                framed,
+                user,
+                is_admin,
+            }),
             Self::Session(parts) => LoggedIn::Session(Box::new(Session {
                 transport: framed.transport,
                 registration: parts.registration,
@@ -158,10 +160,18 @@ pub async fn login(
             settings.clone(),
         )
         .ok_or_else(|| {
-            LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+            LoginError::refused(
+                SqlState::TOO_MANY_CONNECTIONS,
+                "no more connections allowed",
+            )
         })?;
-    let welcome = welcome(&greeting, &settings, &registration, startup.negotiated_minor())
-        .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
+    let welcome = welcome(
+        &greeting,
+        &settings,
+        &registration,
+        startup.negotiated_minor(),
+    )
+    .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
     framed.send(&welcome).await?;
     pool.clients.fetch_add(1, Ordering::Relaxed);
     if config.general.log_connections {
@@ -222,7 +232,10 @@ async fn console(
 ) -> Result<Ready, LoginError> {
     let is_admin = config.general.admin_users.contains(&user);
     if !is_admin && !config.general.stats_users.contains(&user) {
-        return Err(LoginError::refused(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "not allowed"));
+        return Err(LoginError::refused(
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            "not allowed",
+        ));
     }
     if config.general.auth_type != AuthType::Trust {
         authenticate::authenticate(hub, config, framed, &user).await?;
@@ -256,7 +269,9 @@ fn welcome(
     let mut bytes = Vec::with_capacity(512);
     encode::authentication_ok(&mut bytes);
     for (name, value) in &greeting.parameters {
-        let own = std::str::from_utf8(name).ok().and_then(|n| settings.value(n));
+        let own = std::str::from_utf8(name)
+            .ok()
+            .and_then(|n| settings.value(n));
         encode::parameter_status(&mut bytes, name, own.unwrap_or(value))?;
     }
     let client = &registration.client;

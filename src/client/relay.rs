@@ -85,7 +85,11 @@ impl Session {
                 Poll::Pending => return Ok(false),
             };
             let long = std::mem::take(&mut self.carry);
-            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
+            let input = if long.is_empty() {
+                &scratch.input[..filled]
+            } else {
+                &long[..]
+            };
             self.forward(cx, lease, input, &mut scratch.output)?;
             Ok(true)
         })
@@ -101,7 +105,10 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let server: &mut Server = lease;
         let mut splice = Splice::new(input, output);
-        if server.tx == TransactionStatus::Idle && server.ledger.is_settled() && self.streaming_left == 0 {
+        if server.tx == TransactionStatus::Idle
+            && server.ledger.is_settled()
+            && self.streaming_left == 0
+        {
             replay_settings(server, &self.settings, &mut splice)?;
         }
         let mut requests = Requests {
@@ -112,7 +119,9 @@ impl Session {
         };
         let walked = requests::walk(&mut requests, server, splice, input);
         if !walked.bytes.is_empty() {
-            server.send(cx, walked.bytes).map_err(|e| SessionEnd::Server(e.into()))?;
+            server
+                .send(cx, walked.bytes)
+                .map_err(|e| SessionEnd::Server(e.into()))?;
         }
         let rest = &input[walked.consumed..];
         if !rest.is_empty() && walked.stop.is_none() {
@@ -158,16 +167,19 @@ impl Session {
             let input = &scratch.input[..filled];
             let before = self.settings.clone();
             let startup = self.startup_settings.clone();
-            let mut observer =
-                Observer::of(&mut self.names, &mut self.settings, Some((&startup, &self.pool)));
-            let walked =
-                match replies::walk(&mut lease, &mut observer, input, &mut scratch.output) {
-                    Ok(walked) => walked,
-                    Err(fault) => {
-                        let end = SessionEnd::Server(ServerFault::Reply(fault));
-                        return Replied::Released(self.end_linked(lease, end));
-                    }
-                };
+            let mut observer = Observer::of(
+                &mut self.names,
+                &mut self.settings,
+                Some((&startup, &self.pool)),
+            );
+            let walked = match replies::walk(&mut lease, &mut observer, input, &mut scratch.output)
+            {
+                Ok(walked) => walked,
+                Err(fault) => {
+                    let end = SessionEnd::Server(ServerFault::Reply(fault));
+                    return Replied::Released(self.end_linked(lease, end));
+                }
+            };
             lease.keep(&input[walked.consumed..]);
             if !std::sync::Arc::ptr_eq(&before, &self.settings) {
                 lease.settings = self.settings.clone();
@@ -182,9 +194,7 @@ impl Session {
             if let Err(e) = self.deliver(cx, walked.bytes) {
                 return Replied::Released(match kept {
                     Ok(lease) => self.end_linked(lease, SessionEnd::ClientIo(e)),
-                    Err(Link::Releasing(lease)) => {
-                        self.end_linked(lease, SessionEnd::ClientIo(e))
-                    }
+                    Err(Link::Releasing(lease)) => self.end_linked(lease, SessionEnd::ClientIo(e)),
                     Err(_) => Next::End(SessionEnd::ClientIo(e)),
                 });
             }
@@ -293,7 +303,10 @@ struct Observer<'a> {
     names: &'a mut Option<Box<ClientStatements>>,
     settings: &'a mut std::sync::Arc<Settings>,
     /// Settings at login, and the pool whose greeting holds the server's defaults.
-    context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
+    context: Option<(
+        &'a std::sync::Arc<Settings>,
+        &'a crate::server::pools::ServerPool,
+    )>,
 }
 
 impl<'a> Observer<'a> {
@@ -305,7 +318,11 @@ impl<'a> Observer<'a> {
             &'a crate::server::pools::ServerPool,
         )>,
     ) -> Self {
-        Self { names, settings, context }
+        Self {
+            names,
+            settings,
+            context,
+        }
     }
 }
 
@@ -326,12 +343,18 @@ impl ReplyObserver for Observer<'_> {
     }
 
     fn parameter_reported(&mut self, name: &[u8], value: &[u8]) {
-        let Some((_, pool)) = self.context else { return };
-        let Ok(text) = std::str::from_utf8(name) else { return };
+        let Some((_, pool)) = self.context else {
+            return;
+        };
+        let Ok(text) = std::str::from_utf8(name) else {
+            return;
+        };
         if !is_tracked(name) || self.settings.value(text) == Some(value) {
             return;
         }
-        let is_default = pool.greeting().is_some_and(|g| g.value(name) == Some(value));
+        let is_default = pool
+            .greeting()
+            .is_some_and(|g| g.value(name) == Some(value));
         *self.settings = self.settings.with(text, (!is_default).then_some(value));
     }
 

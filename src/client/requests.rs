@@ -149,7 +149,11 @@ pub fn walk<'a>(
         *requests.streaming_left = header.len - taken;
         at += taken;
     };
-    Walked { bytes: splice.finish(at), consumed: at, stop }
+    Walked {
+        bytes: splice.finish(at),
+        consumed: at,
+        stop,
+    }
 }
 
 impl Requests<'_> {
@@ -233,7 +237,9 @@ impl Requests<'_> {
     ) -> Result<(), RequestFault> {
         let parse = decode::parse(body)?;
         if parse.name.is_empty() {
-            server.ledger.push(Owed::client(Expects::Parse).keyed(u64::MAX));
+            server
+                .ledger
+                .push(Owed::client(Expects::Parse).keyed(u64::MAX));
             return Ok(());
         }
         let names = self.names.get_or_insert_default();
@@ -256,7 +262,9 @@ impl Requests<'_> {
         let id = statement.id();
         names.insert(parse.name, statement.clone());
         if server.statements.touch(id) {
-            server.ledger.push(Owed::client(Expects::LocalParse).keyed(id));
+            server
+                .ledger
+                .push(Owed::client(Expects::LocalParse).keyed(id));
             splice.skip(at, at + frame_len);
             return Ok(());
         }
@@ -279,8 +287,7 @@ impl Requests<'_> {
     ) -> Result<(), RequestFault> {
         let body = frame.get(HEADER_LEN..).unwrap_or_default();
         let target = decode::describe_or_close(body)?;
-        let is_named_statement =
-            target.kind == Target::Statement && !target.name.is_empty();
+        let is_named_statement = target.kind == Target::Statement && !target.name.is_empty();
         if header.tag == b'C' {
             if is_named_statement {
                 // The server keeps its copy for others; this client's name is gone.
@@ -338,7 +345,9 @@ impl Requests<'_> {
             statement.query(),
             statement.parameter_types(),
         )?;
-        server.ledger.push(Owed::pooler(Expects::Parse).keyed(statement.id()));
+        server
+            .ledger
+            .push(Owed::pooler(Expects::Parse).keyed(statement.id()));
         Ok(true)
     }
 }
@@ -358,6 +367,9 @@ fn make_room(
         encode::close_statement(out, server_name(id).as_bytes())?;
         server.ledger.push(Owed::pooler(Expects::Close).keyed(id));
     }
-    server.shared.statement_count.store(server.statements.len() as u64, Ordering::Relaxed);
+    server
+        .shared
+        .statement_count
+        .store(server.statements.len() as u64, Ordering::Relaxed);
     Ok(())
 }

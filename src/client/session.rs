@@ -74,7 +74,9 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("client", &self.registration.client.id).finish()
+        f.debug_struct("Session")
+            .field("client", &self.registration.client.id)
+            .finish()
     }
 }
 
@@ -133,7 +135,11 @@ impl Session {
             };
             // A Parse longer than the scratch buffer is collected in `carry`.
             let long = std::mem::take(&mut self.carry);
-            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
+            let input = if long.is_empty() {
+                &scratch.input[..filled]
+            } else {
+                &long[..]
+            };
             match super::requests::first(input) {
                 First::Request => {}
                 First::Incomplete => {
@@ -147,7 +153,13 @@ impl Session {
             }
             let output = &mut scratch.output;
             if self.statements_max().is_some()
-                && super::local::answer(&self.hub.statements, &self.pool, &mut self.names, input, output)
+                && super::local::answer(
+                    &self.hub.statements,
+                    &self.pool,
+                    &mut self.names,
+                    input,
+                    output,
+                )
             {
                 return Poll::Ready(match self.deliver(cx, output) {
                     Ok(()) => Next::State(Link::Unlinked),
@@ -291,8 +303,10 @@ impl Session {
     }
 
     fn dial(&self, permit: crate::pool::Permit<Box<Server>>) -> Dial {
-        let place =
-            DialPlace { worker: self.worker.index, inbox: self.worker.inbox.clone() };
+        let place = DialPlace {
+            worker: self.worker.index,
+            inbox: self.worker.inbox.clone(),
+        };
         Box::pin(self.pool.clone().dial(permit, place))
     }
 
@@ -304,7 +318,10 @@ impl Session {
     }
 
     pub(super) fn hint(&self) -> Hint {
-        Hint { shard: self.worker.index, state: self.settings.fingerprint() }
+        Hint {
+            shard: self.worker.index,
+            state: self.settings.fingerprint(),
+        }
     }
 
     /// Sends what the client's socket did not take before.

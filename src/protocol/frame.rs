@@ -41,7 +41,8 @@ pub const BACKEND_SMALL_LENGTH_MAX: u32 = 30_000;
 pub struct Header {
     /// The type byte; see [`super::tag`].
     pub tag: u8,
-    /// Bytes of the whole frame, the type byte and the length word included.
+    /// Bytes of the whole frame, the type byte and the length word included: at least
+    /// [`HEADER_LEN`].
     pub len: usize,
 }
 
@@ -132,7 +133,10 @@ pub fn backend_login_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> 
     match backend_header(bytes)? {
         Some(Header { tag, len }) if len > BACKEND_SMALL_LENGTH_MAX as usize + 1 => {
             // The table capped the length below 1 GiB, hence the conversion is exact.
-            Err(FrameError::Length { tag, length: (len - 1) as i32 })
+            Err(FrameError::Length {
+                tag,
+                length: (len - 1) as i32,
+            })
         }
         header => Ok(header),
     }
@@ -141,7 +145,11 @@ pub fn backend_login_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> 
 /// The greatest length word of a frontend message, or 0 for a type that does not exist.
 pub(super) const fn frontend_length_max(tag: u8) -> u32 {
     let after_login = FRONTEND[tag as usize].max;
-    if after_login == 0 { FRONTEND_LOGIN[tag as usize].max } else { after_login }
+    if after_login == 0 {
+        FRONTEND_LOGIN[tag as usize].max
+    } else {
+        after_login
+    }
 }
 
 /// The greatest length word of a backend message, or 0 for a type that does not exist.
@@ -155,11 +163,16 @@ fn header(
     table: &[Bounds; 256],
     unknown: fn(u8) -> FrameError,
 ) -> Result<Option<Header>, FrameError> {
-    let Some(&[tag, a, b, c, d]) = bytes.first_chunk() else { return Ok(None) };
+    let Some(&[tag, a, b, c, d]) = bytes.first_chunk() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes([a, b, c, d]);
     let bounds = table[usize::from(tag)];
     if bounds.min <= length && length <= bounds.max {
-        Ok(Some(Header { tag, len: length as usize + 1 }))
+        Ok(Some(Header {
+            tag,
+            len: length as usize + 1,
+        }))
     } else {
         Err(refusal(tag, length, bounds, unknown))
     }
@@ -170,7 +183,10 @@ fn refusal(tag: u8, length: u32, bounds: Bounds, unknown: fn(u8) -> FrameError) 
     if bounds.max == 0 {
         unknown(tag)
     } else {
-        FrameError::Length { tag, length: length.cast_signed() }
+        FrameError::Length {
+            tag,
+            length: length.cast_signed(),
+        }
     }
 }
 
@@ -182,7 +198,10 @@ struct Bounds {
 }
 
 /// No length satisfies it.
-const UNKNOWN: Bounds = Bounds { min: u32::MAX, max: 0 };
+const UNKNOWN: Bounds = Bounds {
+    min: u32::MAX,
+    max: 0,
+};
 
 const fn table<const N: usize>(entries: [(u8, u32, u32); N]) -> [Bounds; 256] {
     let mut table = [UNKNOWN; 256];
@@ -233,7 +252,11 @@ static BACKEND: [Bounds; 256] = table([
     (backend::EMPTY_QUERY_RESPONSE, 4, 4),
     (backend::ERROR_RESPONSE, 5, LARGE_LENGTH_MAX),
     (backend::FUNCTION_CALL_RESPONSE, 8, LARGE_LENGTH_MAX),
-    (backend::NEGOTIATE_PROTOCOL_VERSION, 12, BACKEND_SMALL_LENGTH_MAX),
+    (
+        backend::NEGOTIATE_PROTOCOL_VERSION,
+        12,
+        BACKEND_SMALL_LENGTH_MAX,
+    ),
     (backend::NO_DATA, 4, 4),
     (backend::NOTICE_RESPONSE, 5, LARGE_LENGTH_MAX),
     (backend::NOTIFICATION_RESPONSE, 10, LARGE_LENGTH_MAX),
@@ -261,14 +284,24 @@ mod tests {
             assert_eq!(frontend_header(&bytes[..cut]), Ok(None));
         }
         let header = frontend_header(&bytes).unwrap().unwrap();
-        assert_eq!(header, Header { tag: b'Q', len: 101 });
+        assert_eq!(
+            header,
+            Header {
+                tag: b'Q',
+                len: 101
+            }
+        );
         assert_eq!(header.body_len(), 96);
     }
 
     #[test]
     fn each_bound_is_inclusive_and_one_beyond_is_refused() {
-        let tables: [(&[Bounds; 256], fn(&[u8]) -> Result<Option<Header>, FrameError>); 3] =
-            [(&FRONTEND, frontend_header), (&FRONTEND_LOGIN, login_header), (&BACKEND, backend_header)];
+        type Read = fn(&[u8]) -> Result<Option<Header>, FrameError>;
+        let tables: [(&[Bounds; 256], Read); 3] = [
+            (&FRONTEND, frontend_header),
+            (&FRONTEND_LOGIN, login_header),
+            (&BACKEND, backend_header),
+        ];
         let mut known = 0;
         for (table, read) in tables {
             for tag in 0..=u8::MAX {
@@ -286,7 +319,10 @@ mod tests {
                     assert_eq!(read(&frame(tag, length)), Ok(Some(Header { tag, len })));
                 }
                 for length in [min - 1, max + 1] {
-                    let refused = FrameError::Length { tag, length: length as i32 };
+                    let refused = FrameError::Length {
+                        tag,
+                        length: length as i32,
+                    };
                     assert_eq!(read(&frame(tag, length)), Err(refused));
                 }
             }
@@ -302,14 +338,20 @@ mod tests {
         assert!(backend_header(&beyond).unwrap().is_some());
         assert_eq!(
             backend_login_header(&beyond),
-            Err(FrameError::Length { tag: b'E', length: 30_001 })
+            Err(FrameError::Length {
+                tag: b'E',
+                length: 30_001
+            })
         );
     }
 
     #[test]
     fn the_words_are_those_of_postgres() {
         let message = frontend_header(&frame(0xff, 4)).unwrap_err().to_message();
-        assert_eq!(message.to_string(), "FATAL: invalid frontend message type 255 (08P01)");
+        assert_eq!(
+            message.to_string(),
+            "FATAL: invalid frontend message type 255 (08P01)"
+        );
         let message = login_header(&frame(b'Q', 4)).unwrap_err().to_message();
         assert_eq!(
             message.to_string(),

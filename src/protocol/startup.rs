@@ -7,6 +7,8 @@
 //!
 //! Source: chapters "Start-up" and "Message Formats"; the texts are those of Postgres.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use super::cursor::Cursor;
@@ -34,7 +36,7 @@ pub(super) const GSSENC_REQUEST_CODE: u32 = 1234 << 16 | 5680;
 const FIXED_LEN: usize = 8;
 
 /// What a client may open a connection with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Initial {
     /// SSLRequest.
     Ssl,
@@ -49,6 +51,18 @@ pub enum Initial {
     },
     /// StartupMessage.
     Startup(Startup),
+}
+
+/// Whoever has the secret can cancel the session's queries, so that it is not shown.
+impl fmt::Debug for Initial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ssl => f.write_str("Ssl"),
+            Self::GssEnc => f.write_str("GssEnc"),
+            Self::Cancel { pid, .. } => write!(f, "Cancel {{ pid: {pid}, .. }}"),
+            Self::Startup(startup) => f.debug_tuple("Startup").field(startup).finish(),
+        }
+    }
 }
 
 /// A StartupMessage, taken apart. All text is in the client's encoding and holds no NUL.
@@ -149,9 +163,9 @@ impl StartupError {
         let message = ErrorMessage::fatal(self.sqlstate(), self.to_string());
         match self {
             Self::Length => None,
-            Self::Replication(_) => Some(message.with_hint(
-                "Valid values are: \"false\", 0, \"true\", 1, \"database\".",
-            )),
+            Self::Replication(_) => Some(
+                message.with_hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."),
+            ),
             Self::Option(word) => {
                 Some(message.with_detail(format!("The option is \"{}\".", word.escape_ascii())))
             }
@@ -170,18 +184,24 @@ impl StartupError {
 ///
 /// As soon as the bytes cannot become a good packet, see [`StartupError`].
 pub fn initial(bytes: &[u8]) -> Result<Option<(Initial, usize)>, StartupError> {
-    let Some(length) = bytes.first_chunk() else { return Ok(None) };
+    let Some(length) = bytes.first_chunk() else {
+        return Ok(None);
+    };
     // On a machine where this does not fit, it is too long as well.
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
     if !(FIXED_LEN..=PACKET_LEN_MAX).contains(&length) {
         return Err(StartupError::Length);
     }
-    let Some((fixed, available)) = bytes.split_first_chunk::<FIXED_LEN>() else { return Ok(None) };
+    let Some((fixed, available)) = bytes.split_first_chunk::<FIXED_LEN>() else {
+        return Ok(None);
+    };
     let [_, _, _, _, a, b, c, d] = *fixed;
     let code = u32::from_be_bytes([a, b, c, d]);
     let body_len = length - FIXED_LEN;
     check_code(code, body_len)?;
-    let Some(body) = available.get(..body_len) else { return Ok(None) };
+    let Some(body) = available.get(..body_len) else {
+        return Ok(None);
+    };
     let initial = match code {
         SSL_REQUEST_CODE => Initial::Ssl,
         GSSENC_REQUEST_CODE => Initial::GssEnc,
@@ -195,9 +215,9 @@ pub fn initial(bytes: &[u8]) -> Result<Option<(Initial, usize)>, StartupError> {
 fn check_code(code: u32, body_len: usize) -> Result<(), StartupError> {
     let fits = match code {
         SSL_REQUEST_CODE | GSSENC_REQUEST_CODE => body_len == 0,
-        CANCEL_REQUEST_CODE => {
-            body_len.checked_sub(4).is_some_and(|secret_len| SECRET_LEN.contains(&secret_len))
-        }
+        CANCEL_REQUEST_CODE => body_len
+            .checked_sub(4)
+            .is_some_and(|secret_len| SECRET_LEN.contains(&secret_len)),
         _ => {
             let (major, minor) = ((code >> 16) as u16, code as u16);
             if major != 3 {
@@ -206,16 +226,27 @@ fn check_code(code: u32, body_len: usize) -> Result<(), StartupError> {
             true
         }
     };
-    if fits { Ok(()) } else { Err(StartupError::Length) }
+    if fits {
+        Ok(())
+    } else {
+        Err(StartupError::Length)
+    }
 }
 
 fn cancel(body: &[u8]) -> Result<Initial, StartupError> {
     let (pid, secret) = body.split_first_chunk().ok_or(StartupError::Length)?;
-    Ok(Initial::Cancel { pid: i32::from_be_bytes(*pid), secret: secret.to_vec() })
+    Ok(Initial::Cancel {
+        pid: i32::from_be_bytes(*pid),
+        secret: secret.to_vec(),
+    })
 }
 
 fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
-    let mut startup = Startup { major: 3, minor, ..Startup::default() };
+    let mut startup = Startup {
+        major: 3,
+        minor,
+        ..Startup::default()
+    };
     let mut replication = None;
     let mut cursor = Cursor::new(body);
     loop {
@@ -263,7 +294,9 @@ fn parse_replication(value: &[u8]) -> Result<Option<Replication>, StartupError> 
 fn parse_bool(value: &[u8]) -> Option<bool> {
     let begins = |word: &[u8], least: usize| {
         value.len() >= least
-            && word.get(..value.len()).is_some_and(|start| start.eq_ignore_ascii_case(value))
+            && word
+                .get(..value.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(value))
     };
     if begins(b"true", 1) || begins(b"yes", 1) || begins(b"on", 2) || value == b"1" {
         Some(true)

@@ -109,12 +109,20 @@ async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpErr
     }
     if let Some(reset_query) = &plan.reset_query {
         query(server, reset_query).await?;
-        if reset_query.trim().trim_end_matches(';').eq_ignore_ascii_case("DISCARD ALL") {
+        if reset_query
+            .trim()
+            .trim_end_matches(';')
+            .eq_ignore_ascii_case("DISCARD ALL")
+        {
             server.statements.clear();
             server.settings = Arc::default();
         }
     }
-    if server.is_free() { Ok(()) } else { Err(CleanUpError::NotIdle(server.tx)) }
+    if server.is_free() {
+        Ok(())
+    } else {
+        Err(CleanUpError::NotIdle(server.tx))
+    }
 }
 
 /// Runs a query of our own and waits for its end.

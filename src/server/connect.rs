@@ -55,8 +55,11 @@ pub struct LoggedIn {
 /// [`ConnectError`]; the connection is closed.
 pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
     let attempt = async {
-        let transport =
-            target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
+        let transport = target
+            .endpoint
+            .connect(target.options)
+            .await
+            .map_err(ConnectError::Connect)?;
         let mut framed = Framed::new(transport);
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
@@ -66,7 +69,9 @@ pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
         authenticate(&mut framed, target).await?;
         finish(framed).await
     };
-    tokio::time::timeout(target.timeout, attempt).await.unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(target.timeout, attempt)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
 }
 
 async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectError> {
@@ -124,8 +129,8 @@ async fn scram(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectEr
         None => {
             let (password, salt) = (password.clone(), challenge.salt().to_vec());
             let iterations = challenge.iterations();
-            let keys = tasks::blocking(move || ClientKeys::derive(&password, &salt, iterations))
-                .await;
+            let keys =
+                tasks::blocking(move || ClientKeys::derive(&password, &salt, iterations)).await;
             target.keys.remember(keys)
         }
     };
@@ -145,7 +150,11 @@ async fn scram(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectEr
 
 async fn sasl_message(framed: &mut Framed) -> Result<Message, ConnectError> {
     let message = next(framed).await?;
-    if message.tag == b'R' { Ok(message) } else { Err(ConnectError::Unexpected(message.tag)) }
+    if message.tag == b'R' {
+        Ok(message)
+    } else {
+        Err(ConnectError::Unexpected(message.tag))
+    }
 }
 
 /// After AuthenticationOk: parameters and the cancel key, up to ReadyForQuery.
@@ -157,7 +166,9 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
         match message.tag {
             b'S' => {
                 let parameter = decode::parameter_status(&message.body)?;
-                greeting.parameters.push((parameter.name.into(), parameter.value.into()));
+                greeting
+                    .parameters
+                    .push((parameter.name.into(), parameter.value.into()));
             }
             b'K' => {
                 let key = decode::backend_key_data(&message.body)?;
@@ -166,7 +177,12 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
             b'Z' if framed.buffer.is_empty() => {
                 decode::ready_for_query(&message.body)?;
                 let transport = framed.transport;
-                return Ok(LoggedIn { transport, backend_pid, secret, greeting });
+                return Ok(LoggedIn {
+                    transport,
+                    backend_pid,
+                    secret,
+                    greeting,
+                });
             }
             tag => return Err(ConnectError::Unexpected(tag)),
         }
@@ -176,11 +192,14 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
 /// The next message that is neither a notice nor an error.
 async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
     loop {
-        let message = framed.message(frame::backend_header).await.map_err(|e| match e {
-            ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
-            ReadError::Io(e) => ConnectError::Lost(e),
-            ReadError::Frame(e) => ConnectError::Frame(e),
-        })?;
+        let message = framed
+            .message(frame::backend_header)
+            .await
+            .map_err(|e| match e {
+                ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
+                ReadError::Io(e) => ConnectError::Lost(e),
+                ReadError::Frame(e) => ConnectError::Frame(e),
+            })?;
         match message.tag {
             b'N' => {}
             b'E' => {

@@ -20,8 +20,8 @@ use super::settings::Settings;
 use super::statements::ServerStatements;
 use crate::net::{PeerAddr, Transport};
 use crate::primitives::Tick;
-use crate::protocol::error::ErrorMessage;
 use crate::protocol::TransactionStatus;
+use crate::protocol::error::ErrorMessage;
 use crate::protocol::ledger::Ledger;
 
 /// Messages up to this length are held back until they are whole, if they have to be looked into;
@@ -192,7 +192,10 @@ impl Greeting {
     /// A parameter's value, by its name in any case.
     #[must_use]
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
-        let found = self.parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let found = self
+            .parameters
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
         Some(&found.1)
     }
 }
@@ -339,7 +342,11 @@ struct IdleWatch {
 
 impl IdleWatch {
     fn new(pool: Weak<ServerPool>, inbox: Arc<WatchInbox>) -> (Arc<Self>, Waker) {
-        let watch = Arc::new(Self { flagged: AtomicBool::new(false), pool, inbox });
+        let watch = Arc::new(Self {
+            flagged: AtomicBool::new(false),
+            pool,
+            inbox,
+        });
         (watch.clone(), Waker::from(watch))
     }
 }

@@ -16,7 +16,9 @@ pub fn error_message(fields: &ErrorFields<'_>) -> ErrorMessage {
     ErrorMessage {
         severity: fields.severity_known().unwrap_or(Severity::Error),
         code: fields.sqlstate().unwrap_or(SqlState::INTERNAL_ERROR),
-        message: fields.message.map_or_else(|| "unknown error".to_owned(), text),
+        message: fields
+            .message
+            .map_or_else(|| "unknown error".to_owned(), text),
         detail: fields.detail.map(text),
         hint: fields.hint.map(text),
     }
@@ -53,9 +55,10 @@ impl ServerFault {
                 SqlState::INVALID_PARAMETER_VALUE,
                 fault.to_string(),
             )),
-            Self::Reply(fault) => {
-                Some(ErrorMessage::fatal(SqlState::CONNECTION_FAILURE, fault.to_string()))
-            }
+            Self::Reply(fault) => Some(ErrorMessage::fatal(
+                SqlState::CONNECTION_FAILURE,
+                fault.to_string(),
+            )),
         }
     }
 }
@@ -125,7 +128,11 @@ impl ConnectError {
                 SqlState::CONNECTION_FAILURE,
                 format!(
                     "server login has been failing, cached error: {} (server_login_retry)",
-                    if matches!(self, Self::Timeout) { "connect timeout" } else { "connect failed" }
+                    if matches!(self, Self::Timeout) {
+                        "connect timeout"
+                    } else {
+                        "connect failed"
+                    }
                 ),
             ),
             other => ErrorMessage::fatal(

@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
+use super::ServerLease;
 use super::connection::{Server, ServerState, WatchInbox};
 use super::error::ServerFault;
 use super::pools::ServerPool;
 use super::replies::{self, NoObserver};
-use super::ServerLease;
 use crate::pool::Hint;
 use crate::primitives::clock;
 
@@ -66,7 +66,13 @@ pub fn park(mut lease: ServerLease, worker: usize) {
     }
     lease.shared.set_state(ServerState::Idle);
     let state = lease.settings.fingerprint();
-    lease.check_in(Hint { shard: worker, state }, clock::now());
+    lease.check_in(
+        Hint {
+            shard: worker,
+            state,
+        },
+        clock::now(),
+    );
 }
 
 /// Reads away what a server with nothing owed has sent: notices and parameter changes. Registers

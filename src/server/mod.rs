@@ -16,9 +16,7 @@ pub mod replies;
 mod settings;
 mod statements;
 
-pub use connection::{
-    Greeting, INSPECT_BYTES_MAX, Server, ServerShared, ServerState, WatchInbox,
-};
+pub use connection::{Greeting, INSPECT_BYTES_MAX, Server, ServerShared, ServerState, WatchInbox};
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
 pub use settings::{Settings, is_tracked};

@@ -91,7 +91,9 @@ pub fn walk<'a>(
         }
         insert_local_replies(server, observer, &mut splice, at);
         let rest = &input[at..];
-        let Some(header) = frame::backend_header(rest)? else { break };
+        let Some(header) = frame::backend_header(rest)? else {
+            break;
+        };
         let whole = rest.get(..header.len);
         if whole.is_none() && is_inspected(header.tag) && header.len <= INSPECT_BYTES_MAX {
             break;
@@ -110,7 +112,10 @@ pub fn walk<'a>(
         }
         at += taken;
     }
-    Ok(Walked { bytes: splice.finish(at), consumed: at })
+    Ok(Walked {
+        bytes: splice.finish(at),
+        consumed: at,
+    })
 }
 
 /// Appends the local replies whose turn has come; for use when requests were recorded and the
@@ -206,12 +211,21 @@ fn account_error(
     body: &[u8],
     is_whole: bool,
 ) -> Result<Action, ReplyFault> {
-    let fields = if is_whole { Some(decode::error_fields(body)?) } else { None };
+    let fields = if is_whole {
+        Some(decode::error_fields(body)?)
+    } else {
+        None
+    };
     let severity = fields.as_ref().and_then(ErrorFields::severity_known);
     if severity.is_some_and(Severity::ends_session) {
         server.doomed = true;
     }
-    let Server { ledger, statements, refusals, .. } = server;
+    let Server {
+        ledger,
+        statements,
+        refusals,
+        ..
+    } = server;
     let mut replacement = None;
     let mut is_first = true;
     let reply = ledger.receive_error(|owed| {

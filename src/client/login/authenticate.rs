@@ -56,11 +56,7 @@ fn wrong_password(user: &str) -> LoginError {
     )
 }
 
-async fn plain(
-    framed: &mut Framed,
-    user: &str,
-    secret: Option<&Secret>,
-) -> Result<(), LoginError> {
+async fn plain(framed: &mut Framed, user: &str, secret: Option<&Secret>) -> Result<(), LoginError> {
     let mut request = Vec::new();
     encode::authentication_cleartext_password(&mut request);
     framed.send(&request).await?;
@@ -74,7 +70,11 @@ async fn plain(
         }
         None => false,
     };
-    if right { Ok(()) } else { Err(wrong_password(user)) }
+    if right {
+        Ok(())
+    } else {
+        Err(wrong_password(user))
+    }
 }
 
 async fn md5_exchange(
@@ -119,7 +119,9 @@ async fn scram(
     framed.send(&out).await?;
 
     let message = password_message(framed).await?;
-    let done = exchange.verify(&message.body).map_err(|e| scram_refusal(&e, user))?;
+    let done = exchange
+        .verify(&message.body)
+        .map_err(|e| scram_refusal(&e, user))?;
     out.clear();
     encode::authentication_sasl_final(&mut out, done.message()).map_err(|_| internal("SASL"))?;
     framed.send(&out).await?;
@@ -141,14 +143,15 @@ async fn verifier(
             }
             let salt = scram::random_salt().map_err(|e| scram_refusal(&e, user))?;
             let clear = password.clone();
-            let made = tasks::blocking(move || {
-                Verifier::from_password(&clear, &salt, SCRAM_ITERATIONS)
-            })
-            .await;
+            let made =
+                tasks::blocking(move || Verifier::from_password(&clear, &salt, SCRAM_ITERATIONS))
+                    .await;
             Ok(hub.verifiers.remember(user, password, made))
         }
         // An md5 hash cannot be checked by SCRAM; like an unknown user, it never matches.
-        Some(Secret::Md5(_)) | None => Ok(Arc::new(Verifier::mock(user.as_bytes(), &hub.mock_seed))),
+        Some(Secret::Md5(_)) | None => {
+            Ok(Arc::new(Verifier::mock(user.as_bytes(), &hub.mock_seed)))
+        }
     }
 }
 
@@ -159,7 +162,10 @@ async fn password_message(framed: &mut Framed) -> Result<Message, LoginError> {
     }
     Err(LoginError::refused(
         SqlState::PROTOCOL_VIOLATION,
-        format!("expected password response, got message type {}", message.tag),
+        format!(
+            "expected password response, got message type {}",
+            message.tag
+        ),
     ))
 }
 

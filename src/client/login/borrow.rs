@@ -64,7 +64,10 @@ pub(super) async fn settings(
 
 /// A server for the length of a login.
 async fn borrow(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<ServerLease, LoginError> {
-    let hint = Hint { shard: worker.index, state: 0 };
+    let hint = Hint {
+        shard: worker.index,
+        state: 0,
+    };
     loop {
         let lease = match pool.pool.checkout(hint, clock::now()) {
             Checkout::Ready(lease) => lease,
@@ -102,7 +105,10 @@ async fn dial(
     worker: &Arc<Worker>,
     permit: Permit<Box<Server>>,
 ) -> Result<ServerLease, LoginError> {
-    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
+    let place = DialPlace {
+        worker: worker.index,
+        inbox: worker.inbox.clone(),
+    };
     pool.clone().dial(permit, place).await.map_err(|failure| {
         failure.permit.fail(failure.retry_at);
         if !failure.error.is_transient() {
@@ -130,21 +136,23 @@ async fn try_out(
     worker: &Arc<Worker>,
     wanted: &Arc<Settings>,
 ) -> Result<Arc<Settings>, LoginError> {
-    let mut trial = Trial { accepted: wanted.clone(), refusal: None };
+    let mut trial = Trial {
+        accepted: wanted.clone(),
+        refusal: None,
+    };
     if let Some(sql) = wanted.replay_sql(&lease.settings) {
         let mut query = Vec::new();
-        encode::query(&mut query, sql.as_bytes()).map_err(|e| {
-            LoginError::refused(SqlState::INVALID_PARAMETER_VALUE, e.to_string())
-        })?;
+        encode::query(&mut query, sql.as_bytes())
+            .map_err(|e| LoginError::refused(SqlState::INVALID_PARAMETER_VALUE, e.to_string()))?;
         lease.ledger.push(Owed::client(Expects::Query));
         lease.transport.write_all(&query).await?;
         while !lease.ledger.is_settled() {
-            read(&mut lease, &mut trial).await.map_err(|fault| {
-                match fault.client_message() {
+            read(&mut lease, &mut trial)
+                .await
+                .map_err(|fault| match fault.client_message() {
                     Some(message) => LoginError::Refused(message),
                     None => LoginError::NoSession,
-                }
-            })?;
+                })?;
         }
     }
     if let Some(message) = trial.refusal {
@@ -181,7 +189,9 @@ impl Trial {
     /// Looks for an ErrorResponse. These replies are short and whole.
     fn find_error(&mut self, mut bytes: &[u8]) {
         while let Ok(Some(header)) = frame::backend_header(bytes) {
-            let Some(frame) = bytes.get(..header.len) else { return };
+            let Some(frame) = bytes.get(..header.len) else {
+                return;
+            };
             if header.tag == b'E'
                 && self.refusal.is_none()
                 && let Ok(fields) = decode::error_fields(&frame[HEADER_LEN..])

@@ -14,16 +14,16 @@ mod frontend;
 pub use backend::{
     authentication_cleartext_password, authentication_md5_password, authentication_ok,
     authentication_sasl, authentication_sasl_continue, authentication_sasl_final, backend_key_data,
-    bind_complete, close_complete, command_complete, empty_query_response, error_response, no_data,
-    negotiate_protocol_version, notice_response, notification_response, parameter_status,
+    bind_complete, close_complete, command_complete, empty_query_response, error_response,
+    negotiate_protocol_version, no_data, notice_response, notification_response, parameter_status,
     parse_complete, ready_for_query,
 };
-pub use frontend::{
-    bind_no_parameters, cancel_request, close_statement, copy_fail, describe_portal, describe_statement,
-    execute, flush, gssenc_request, parse, password, query, sasl_initial_response, sasl_response,
-    ssl_request, startup, sync, terminate,
-};
 pub(super) use frontend::describe_or_close;
+pub use frontend::{
+    bind_no_parameters, cancel_request, close_statement, copy_fail, describe_portal,
+    describe_statement, execute, flush, gssenc_request, parse, password, query,
+    sasl_initial_response, sasl_response, ssl_request, startup, sync, terminate,
+};
 
 /// Why a message cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -90,7 +90,9 @@ fn counted(
         if length > length_max {
             return Err(EncodeError::TooLong);
         }
-        let word = out.get_mut(start..start + 4).expect("BUG: the length word was written above");
+        let word = out
+            .get_mut(start..start + 4)
+            .expect("BUG: the length word was written above");
         word.copy_from_slice(&length.to_be_bytes());
         Ok(())
     });
@@ -116,7 +118,11 @@ pub(super) fn string(out: &mut Vec<u8>, string: &[u8]) -> Result<(), EncodeError
 
 /// A string in a list that an empty one ends.
 fn list_item(out: &mut Vec<u8>, item: &[u8]) -> Result<(), EncodeError> {
-    if item.is_empty() { Err(EncodeError::EmptyName) } else { string(out, item) }
+    if item.is_empty() {
+        Err(EncodeError::EmptyName)
+    } else {
+        string(out, item)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,5 @@
+//! The integration tests: one binary, so that all share one real PostgreSQL.
+
+#[path = "../support/mod.rs"]
+mod support;
+mod support_selftest;

@@ -1,0 +1,17 @@
+//! What the integration tests stand on: a real PostgreSQL, the real pgbaton, a raw client that
+//! hides nothing of the protocol, and a fake PostgreSQL that misbehaves on demand.
+//!
+//! Everything here is blocking and uses no code of the pooler's own protocol layer, so that a
+//! mistake there cannot hide itself. Every process and folder is gone when the test binary ends,
+//! however it ends (see `pgbaton::cli::throwaway`).
+
+// One test binary uses one part, another one another.
+#![allow(
+    dead_code,
+    reason = "a shared kit; not every test binary uses every tool"
+)]
+
+pub mod fake_postgres;
+pub mod pgbaton;
+pub mod postgres;
+pub mod wire;

@@ -1,0 +1,281 @@
+//! The real pgbaton, started as an operator would start it: the binary, a config file, signals.
+//!
+//! It knows the binary's command line and its log, nothing of its inside.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output};
+use std::time::{Duration, Instant};
+
+use pgbaton::cli::throwaway::{Ending, Job, Supervised};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::postgres::Postgres;
+
+/// From start to the first accepted connection.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// The default for the `wait_*` functions.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The text of a config file, with a port of its own. Keys are given as TOML.
+#[derive(Debug, Clone)]
+pub struct Config {
+    port: u16,
+    general: Vec<(String, String)>,
+    sections: String,
+}
+
+impl Config {
+    /// On 127.0.0.1 and a free port, no unix socket, transaction mode, trusting everybody;
+    /// `pgbaton` is the console's user. No database yet.
+    pub fn new() -> Self {
+        let port = free_port();
+        let config = Self {
+            port,
+            general: Vec::new(),
+            sections: String::new(),
+        };
+        config
+            .set("listen_addr", "\"127.0.0.1\"")
+            .set("listen_port", &port.to_string())
+            .set("unix_socket_dir", "\"\"")
+            .set("pool_mode", "\"transaction\"")
+            .set("auth_type", "\"trust\"")
+            .set("admin_users", "\"pgbaton\"")
+    }
+
+    /// Sets a key of `[general]`; the last one wins. The value is TOML: quote strings.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.general.retain(|(known, _)| known != key);
+        self.general.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds `[databases.NAME]` that leads to the same name on `postgres` by TCP, with more lines.
+    pub fn database(self, name: &str, postgres: &Postgres, more: &str) -> Self {
+        self.database_at(name, postgres.address(), more)
+    }
+
+    /// Adds `[databases.NAME]` at an address, with more lines.
+    pub fn database_at(self, name: &str, server: SocketAddr, more: &str) -> Self {
+        let (host, port) = (server.ip(), server.port());
+        let body = format!("host = \"{host}\"\nport = {port}\ndbname = \"{name}\"\n{more}");
+        self.section(&format!("databases.{name}"), &body)
+    }
+
+    /// Adds `[users.NAME]`, with its lines.
+    pub fn user(self, name: &str, body: &str) -> Self {
+        self.section(&format!("users.{name}"), body)
+    }
+
+    /// Adds any section.
+    pub fn section(mut self, title: &str, body: &str) -> Self {
+        self.sections.push_str(&format!("\n[{title}]\n{body}\n"));
+        self
+    }
+
+    /// The port it will listen on.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let general: Vec<String> = self
+            .general
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect();
+        format!("[general]\n{}{}", general.concat(), self.sections)
+    }
+}
+
+/// A running pgbaton. Ended on drop.
+pub struct Pgbaton {
+    // Dropped in this order: the process ends before its folder goes.
+    process: Supervised,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Pgbaton {
+    /// Starts it and waits until it accepts connections.
+    pub fn start(config: &Config) -> Self {
+        Self::start_binary(env!("CARGO_BIN_EXE_pgbaton"), config, &[])
+    }
+
+    /// Starts it with more environment, and waits until it accepts connections.
+    pub fn start_with(config: &Config, environment: &[(&str, &str)]) -> Self {
+        Self::start_binary(env!("CARGO_BIN_EXE_pgbaton"), config, environment)
+    }
+
+    fn start_binary(binary: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("pgbaton-it-")
+            .tempdir()
+            .unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, config.text()).unwrap();
+        let job = Job {
+            program: binary.into(),
+            arguments: vec!["run".into(), "--config".into(), file.into()],
+            environment: environment
+                .iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+            folder: folder.path().to_owned(),
+            log: folder.path().join("log"),
+            user: None,
+            ending: Ending::Kill,
+            remove: Some(folder.path().to_owned()),
+        };
+        let process = Supervised::start(&job).unwrap();
+        let mut started = Self {
+            process,
+            folder,
+            port: config.port,
+        };
+        started.wait_until_it_listens();
+        started
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(self.address()).is_err() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(
+                ended.is_none(),
+                "pgbaton ended at its start; its log:\n{}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "pgbaton does not listen; log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the log contains `text`; fails the test with the log if it does not.
+    pub fn wait_for_log(&self, text: &str) {
+        let seen = eventually(PATIENCE, || self.log().contains(text));
+        assert!(seen, "no {text:?} in the log:\n{}", self.log());
+    }
+
+    /// The path of its config file, to be read or replaced by hand.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    /// Replaces the config file and sends SIGHUP. The port must be the same.
+    pub fn reload(&mut self, config: &Config) {
+        assert_eq!(
+            config.port, self.port,
+            "take the config that it was started with and change it"
+        );
+        fs::write(self.config_file(), config.text()).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal).unwrap();
+    }
+
+    /// Sends SIGTERM, waits for the end and returns the status; fails the test if it takes longer
+    /// than [`PATIENCE`].
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_for_end(PATIENCE)
+    }
+
+    /// Waits for its end by itself.
+    pub fn wait_for_end(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
+        let status = self.process.wait(|| Instant::now() > deadline).unwrap();
+        status.unwrap_or_else(|| panic!("pgbaton still runs; its log:\n{}", self.log()))
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Resident memory in bytes, as the kernel counts it.
+    pub fn rss_bytes(&self) -> usize {
+        proc_status_kib(&fs::read_to_string(self.proc("status")).unwrap(), "VmRSS") * 1024
+    }
+
+    /// Open file descriptors.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    /// Operating-system threads.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(self.proc("task")).unwrap().count()
+    }
+
+    fn proc(&self, what: &str) -> String {
+        format!("/proc/{}/{what}", self.pid())
+    }
+}
+
+/// Runs the binary with these arguments to its end.
+pub fn run_to_end(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pgbaton"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Looks again and again until it is true or time is up; returns the last answer.
+pub fn eventually(patience: Duration, mut is_true: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if is_true() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// One `Name:  123 kB` line of /proc/PID/status.
+pub fn proc_status_kib(status: &str, name: &str) -> usize {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {name} in {status}"))
+}
