@@ -128,13 +128,9 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     }
     let link = std::mem::replace(&mut session.link, Link::Unlinked);
     session.client().unlink();
-    session
-        .pool
-        .clients
-        .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     log_end(&session, &end);
     let plan = plan_clean_up(&session, &end);
-    let (worker, pool) = (session.worker.clone(), session.pool.clone());
+    let (worker, pool) = (session.worker.clone(), Arc::clone(&session.pool));
     // The client is gone from the tables and its socket closed before the server is cleaned up.
     drop(session);
     match link {

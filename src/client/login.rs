@@ -10,7 +10,7 @@ use super::cancel;
 use super::end::LoginError;
 use super::hub::{Hub, Registration, Worker};
 use super::routes;
-use super::session::{Link, Session};
+use super::session::{Link, PoolClient, Session};
 use crate::config::{AuthType, Config, PoolMode};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
@@ -88,13 +88,14 @@ impl Ready {
                 registration: parts.registration,
                 hub: parts.hub,
                 worker: parts.worker,
-                pool: parts.pool,
+                pool: PoolClient::new(parts.pool),
                 mode: parts.mode,
                 link: Link::Unlinked,
                 carry_is_unread: !framed.buffer.is_empty(),
                 carry: framed.buffer,
                 unsent: Vec::new(),
                 streaming_left: 0,
+                stray_left: 0,
                 startup_settings: parts.settings.clone(),
                 settings: parts.settings,
                 names: None,
@@ -173,7 +174,6 @@ pub async fn login(
     )
     .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
     framed.send(&welcome).await?;
-    pool.clients.fetch_add(1, Ordering::Relaxed);
     if config.general.log_connections {
         tracing::info!(
             client = %registration.client.peer, database, user, "login attempt succeeded"

@@ -80,6 +80,8 @@ pub enum First {
     Incomplete,
     /// Something for a server.
     Request,
+    /// COPY data that comes after its COPY has failed, or a Flush: ignored, as by PostgreSQL.
+    Stray(Header),
     /// Terminate.
     Terminate,
     /// Nonsense.
@@ -91,6 +93,12 @@ pub fn first(input: &[u8]) -> First {
     match frame::frontend_header(input) {
         Ok(None) => First::Incomplete,
         Ok(Some(Header { tag: b'X', .. })) => First::Terminate,
+        Ok(Some(
+            header @ Header {
+                tag: b'd' | b'c' | b'f' | b'H',
+                ..
+            },
+        )) => First::Stray(header),
         Ok(Some(header)) if input.len() < header.len && must_be_whole(header) => {
             if header.tag == b'P' && header.len > PARSE_BYTES_MAX {
                 return First::Fault(RequestFault::ParseTooLong);
@@ -191,7 +199,7 @@ impl Requests<'_> {
             // PasswordMessage has no place after the login; frontend_header knows all others.
             tag => return Err(FrameError::UnknownTag(tag).into()),
         };
-        server.ledger.push(Owed::client(expects).keyed(u64::MAX));
+        server.ledger.push(Owed::client(expects));
         Ok(())
     }
 
@@ -237,9 +245,7 @@ impl Requests<'_> {
     ) -> Result<(), RequestFault> {
         let parse = decode::parse(body)?;
         if parse.name.is_empty() {
-            server
-                .ledger
-                .push(Owed::client(Expects::Parse).keyed(u64::MAX));
+            server.ledger.push(Owed::client(Expects::Parse));
             return Ok(());
         }
         let names = self.names.get_or_insert_default();

@@ -15,6 +15,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use super::end::SessionEnd;
@@ -46,13 +47,38 @@ pub(super) enum Link {
     Releasing(ServerLease),
 }
 
+/// A client's place in its pool's count; given back when dropped.
+#[derive(Debug)]
+pub(super) struct PoolClient(Arc<ServerPool>);
+
+impl PoolClient {
+    pub(super) fn new(pool: Arc<ServerPool>) -> Self {
+        pool.clients.fetch_add(1, Ordering::Relaxed);
+        Self(pool)
+    }
+}
+
+impl Drop for PoolClient {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for PoolClient {
+    type Target = Arc<ServerPool>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 /// A logged-in client.
 pub struct Session {
     pub(super) transport: Transport,
     pub(super) registration: Registration,
     pub(super) hub: Arc<Hub>,
     pub(super) worker: Arc<Worker>,
-    pub(super) pool: Arc<ServerPool>,
+    pub(super) pool: PoolClient,
     pub(super) mode: PoolMode,
     pub(super) link: Link,
     /// Bytes read from the client and not sent on: the head of a message, or a waiting request.
@@ -61,6 +87,8 @@ pub struct Session {
     pub(super) unsent: Vec<u8>,
     /// Bytes to come of the client's message that is passing through in pieces.
     pub(super) streaming_left: usize,
+    /// Bytes to come of a message that is ignored.
+    pub(super) stray_left: usize,
     /// What the client has set.
     pub(super) settings: Arc<Settings>,
     /// What it asked for at login; DISCARD ALL goes back to it.
@@ -140,9 +168,10 @@ impl Session {
             } else {
                 &long[..]
             };
+            let input = self.skip_strays(input);
             match super::requests::first(input) {
                 First::Request => {}
-                First::Incomplete => {
+                First::Incomplete | First::Stray(_) => {
                     self.carry = input.to_vec();
                     return Poll::Ready(Next::State(Link::Unlinked));
                 }
@@ -168,6 +197,22 @@ impl Session {
             }
             Poll::Ready(self.request(cx, input, output))
         })
+    }
+
+    /// Leaves out what an idle client's server would ignore: no server is taken for it.
+    fn skip_strays<'a>(&mut self, mut input: &'a [u8]) -> &'a [u8] {
+        loop {
+            let skipped = self.stray_left.min(input.len());
+            self.stray_left -= skipped;
+            input = &input[skipped..];
+            match super::requests::first(input) {
+                First::Stray(header) => self.stray_left = header.len,
+                _ => return input,
+            }
+            if input.is_empty() {
+                return input;
+            }
+        }
     }
 
     /// Gets a server for a request that has come while the client had none.

@@ -182,7 +182,7 @@ impl Config {
     }
 
     /// The configuration in force after a reload to this one: what only a restart may change is
-    /// as `running` has it. Keeps `SHOW CONFIG` honest and the next [`diff`](super::diff) too.
+    /// as `running` has it. Keeps `SHOW CONFIG` honest and the next [`diff`](super::diff()).
     #[must_use]
     pub fn reloaded_over(mut self, running: &Self) -> Self {
         self.general.keep_restart_keys(&running.general);

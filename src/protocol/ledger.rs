@@ -56,7 +56,8 @@ pub struct Owed {
     pub expects: Expects,
     /// Who sees it.
     pub audience: Audience,
-    /// For Parse and Refused: the caller's own key, given back when the entry ends. Else 0.
+    /// The number of the statement that a Parse or Close is about, given back when the entry ends;
+    /// 0 if there is none.
     pub key: u64,
 }
 
@@ -81,7 +82,7 @@ impl Owed {
         }
     }
 
-    /// The same with the caller's key.
+    /// The same with a statement's number.
     #[must_use]
     pub const fn keyed(self, key: u64) -> Self {
         Self { key, ..self }

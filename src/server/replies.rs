@@ -196,7 +196,7 @@ fn account(
             }
         }
         b'1' => {
-            if let Some(owed) = reply.completed.filter(|_| shown) {
+            if let Some(owed) = reply.completed.filter(|o| shown && o.key != 0) {
                 observer.parse_completed(owed.key);
             }
         }

@@ -82,7 +82,8 @@ impl StatementStore {
             return known;
         }
         let statement = Arc::new(Statement {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            // From 1: a ledger's key of 0 means no statement.
+            id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
             query: query.into(),
             parameter_types: parameter_types.into(),
         });

@@ -28,7 +28,7 @@ fn a_difference_is_told_line_by_line() {
                [databases.app]\nhost = \"10.0.0.1\"\npool_size = 5\n\
                [databases.gone]\n[databases.\"*\"]\nport = 1\n\
                [users.bob]\npassword = \"old-secret\"\n[users.\"left out\"]\n";
-    let new = "[general]\nquery_wait_timeout = 60\nlisten_port = 6433\nadmin_users = [\"a\", \"b\"]\n\
+    let new = "[general]\nquery_wait_timeout = 60\nlisten_port = 6433\nadmin_users = \"a,b\"\n\
                [databases.app]\nhost = \"10.0.0.2\"\n\
                [databases.new]\n[databases.\"*\"]\nport = 2\n\
                [users.bob]\npassword = \"new-secret\"\n[users.\"new\\none\"]\n";

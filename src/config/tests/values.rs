@@ -469,3 +469,22 @@ fn connection_strings() {
     let other = config.database("other").expect("the fallback");
     assert_eq!(other.host, ServerHost::Ip(Ipv6Addr::LOCALHOST.into()));
 }
+
+#[test]
+fn nul_is_refused_wherever_text_goes_to_a_server() {
+    for line in [
+        "user = \"a\\u0000b\"",
+        "dbname = \"a\\u0000b\"",
+        "host = \"a\\u0000b\"",
+        "password = \"a\\u0000b\"",
+    ] {
+        assert_eq!(
+            errors(&format!("[databases.d]\n{line}\n")).len(),
+            1,
+            "{line}"
+        );
+    }
+    assert!(refused("server_reset_query = \"DISCARD\\u0000ALL\""));
+    // A connection string is another way to the same keys.
+    assert_eq!(errors("[databases]\nd = \"user=a\\u0000b\"\n").len(), 1);
+}

@@ -16,7 +16,8 @@ fn warnings(text: &str) -> Vec<String> {
 #[test]
 fn a_sound_file_has_none() {
     let text = "[general]\nauth_type = \"scram-sha-256\"\nadmin_users = \"bob\"\n\
-                [databases.app]\nhost = \"10.0.0.1\"\nuser = \"bob\"\n[users.bob]\npassword = \"x\"\n";
+                [databases.app]\nhost = \"10.0.0.1\"\nuser = \"bob\"\n\
+                [users.bob]\npassword = \"x\"\n";
     assert_eq!(warnings(text), [""; 0]);
 }
 
@@ -28,7 +29,8 @@ fn users_who_cannot_log_in() {
     );
     let md5 = "md5000102030405060708090a0b0c0d0e0f";
     let text = format!(
-        "[databases.d]\n[general]\nauth_type = \"scram-sha-256\"\n[users.bob]\npassword = \"{md5}\"\n"
+        "[databases.d]\n[general]\nauth_type = \"scram-sha-256\"\n\
+         [users.bob]\npassword = \"{md5}\"\n"
     );
     assert_eq!(
         warnings(&text),
