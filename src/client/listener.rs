@@ -53,38 +53,52 @@ fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
     let worker = hub.least_loaded().clone();
     let place = hub.take_place(&worker);
     let handle = worker.handle.clone();
-    let hub = hub.clone();
-    let tasks = hub.tasks.clone();
-    // The socket may be registered with another worker's reactor: it moves in its own task.
-    let task = async move { serve(hub, worker, transport, place, console).await };
-    tasks.spawn(&handle, task);
+    let accepted = Box::new(Accepted {
+        hub: hub.clone(),
+        worker,
+        transport,
+        console,
+    });
+    hub.tasks.spawn(&handle, serve(accepted, place));
 }
 
-/// One connection, from its first byte to its last.
-async fn serve(
+/// A connection on its way to its worker.
+struct Accepted {
     hub: Arc<Hub>,
     worker: Arc<Worker>,
     transport: Transport,
-    place: ClientPlace,
     console: Console,
-) {
-    let logging_in = Box::pin(log_in(hub.clone(), worker, transport));
-    let logged_in = logging_in.await;
-    match logged_in {
-        None => {}
-        Some(LoggedIn::Console(client)) => console(hub, client).await,
-        Some(LoggedIn::Session(session)) => {
-            drop(hub);
-            run(session).await;
-        }
+}
+
+/// One connection, from its first byte to its last. What is held while a client is idle is the
+/// session's box and its place; login, console and clean-up are boxed.
+async fn serve(accepted: Box<Accepted>, place: ClientPlace) {
+    let serving = Box::pin(log_in(accepted)).await;
+    match serving {
+        Serving::Nobody => {}
+        Serving::Console(console) => console.await,
+        Serving::Session(session) => run(session).await,
     }
     drop(place);
 }
 
-async fn log_in(hub: Arc<Hub>, worker: Arc<Worker>, mut transport: Transport) -> Option<LoggedIn> {
+/// What a login has led to.
+enum Serving {
+    Nobody,
+    Console(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Session(Box<Session>),
+}
+
+async fn log_in(accepted: Box<Accepted>) -> Serving {
+    let Accepted {
+        hub,
+        worker,
+        mut transport,
+        console,
+    } = *accepted;
     // Connections are accepted on the first worker; the socket belongs to its reactor.
-    if worker.index != 0 {
-        transport.rehome().ok()?;
+    if worker.index != 0 && transport.rehome().is_err() {
+        return Serving::Nobody;
     }
     let peer = transport.peer_addr();
     let mut framed = crate::server::framed::Framed::new(transport);
@@ -97,7 +111,10 @@ async fn log_in(hub: Arc<Hub>, worker: Arc<Worker>, mut transport: Transport) ->
         None => attempt.await,
     };
     match result {
-        Ok(ready) => Some(ready.start(framed)),
+        Ok(ready) => match ready.start(framed) {
+            LoggedIn::Console(client) => Serving::Console(console(hub, client)),
+            LoggedIn::Session(session) => Serving::Session(session),
+        },
         Err(error) => {
             if let Some(message) = error.client_message() {
                 if config.general.log_pooler_errors {
@@ -111,10 +128,12 @@ async fn log_in(hub: Arc<Hub>, worker: Arc<Worker>, mut transport: Transport) ->
             } else if !matches!(error, LoginError::NoSession) {
                 tracing::debug!(client = %peer, "login failed: {error}");
             }
-            None
+            Serving::Nobody
         }
     }
 }
+
+const _: () = assert!(size_of::<Session>() <= 512);
 
 /// A session from its login to its end, and the clean-up of the server it leaves behind.
 async fn run(mut session: Box<Session>) {
@@ -195,5 +214,22 @@ fn log_end(session: &Session, end: &SessionEnd) {
             client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
             "closing: {end}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client may cost in the task that serves it while it is idle.
+    const SERVE_BYTES_MAX: usize = 128;
+
+    #[test]
+    fn the_task_of_a_session_is_small() {
+        fn size_of_output<A, B, F>(_: fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size_of_output(serve);
+        assert!(bytes <= SERVE_BYTES_MAX, "{bytes}");
     }
 }

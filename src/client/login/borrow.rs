@@ -43,8 +43,21 @@ pub(super) async fn settings(
     worker: &Arc<Worker>,
     wanted: Arc<Settings>,
 ) -> Result<Arc<Settings>, LoginError> {
+    if let Some(accepted) = pool.known_settings(&wanted) {
+        return Ok(accepted);
+    }
+    let accepted = accepted(pool, worker, &wanted).await?;
+    pool.remember_settings(wanted.fingerprint(), accepted.clone());
+    Ok(accepted)
+}
+
+async fn accepted(
+    pool: &Arc<ServerPool>,
+    worker: &Arc<Worker>,
+    wanted: &Arc<Settings>,
+) -> Result<Arc<Settings>, LoginError> {
     if wanted.iter().all(|(name, _)| name == "application_name") {
-        return Ok(wanted);
+        return Ok(wanted.clone());
     }
     let others = wanted.with("application_name", None);
     let accepted = match pool.known_settings(&others) {
