@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::primitives::Tick;
-
 /// The limits of a pool, replaceable while it runs (`Pool::set_limits`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
@@ -38,13 +36,6 @@ impl Default for PoolLimits {
             overtake_max: 8,
             server_round_robin: false,
         }
-    }
-}
-
-impl PoolLimits {
-    /// The deadline of a wait that starts at `now`; [`Tick::MAX`] where there is none.
-    pub(super) fn deadline(&self, now: Tick) -> Tick {
-        self.wait_timeout.map_or(Tick::MAX, |span| now.after(span))
     }
 }
 

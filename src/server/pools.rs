@@ -339,7 +339,6 @@ pub struct DialFailure {
 }
 
 /// All pools, made when a client first asks for them.
-#[derive(Debug)]
 pub struct PoolSet {
     shards: usize,
     timeouts: TimeoutHandle,
@@ -347,6 +346,14 @@ pub struct PoolSet {
     state: Mutex<PoolSetState>,
     /// All live server connections.
     pub servers: ServerTable,
+}
+
+impl std::fmt::Debug for PoolSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolSet")
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -453,10 +460,10 @@ fn budget(
     limit: usize,
 ) -> Arc<Budget> {
     if let Some(budget) = budgets.get(name) {
-        budget.set_limit(limit);
+        budget.set_limit(limit, clock::now());
         return budget.clone();
     }
-    let budget = Budget::new(format!("{kind} {name}"), limit);
+    let budget = Budget::new(&format!("{kind} {name}"), limit);
     budgets.insert(name.into(), budget.clone());
     budget
 }

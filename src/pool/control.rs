@@ -1,0 +1,186 @@
+//! The pool's rare procedures: close, refuse, resize, RECONNECT, and the views from outside.
+//!
+//! Must not know what a connection is. Invariants: one shard's lock at a time; connections are
+//! collected under it and closed after it; each ends with a settling, so that none strands a waiter.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::primitives::Tick;
+use crate::primitives::atomic::Ordering;
+
+use super::budget::{self, Todo};
+use super::inner::Inner;
+use super::lease::Conn;
+use super::limits::{PoolLimits, Refusal, unlimited_if_zero};
+use super::shard::Rules;
+use super::stats::{Counts, PoolSnapshot};
+use super::wake::WakeBatch;
+
+/// A waiter and an idle connection that have both been there for this long have missed each other. A
+/// giver that was preempted between its push and its look has missed nothing yet, hence the
+/// second.
+const RESCUE_GRACE: Duration = Duration::from_secs(1);
+
+impl<C: Send + 'static> Inner<C> {
+    /// Order: no new dial, then per shard no newcomer and no waiter, then its idle.
+    pub(super) fn close(&self) {
+        self.growth.close();
+        let now = self.now();
+        for shard in 0..self.shards.len() {
+            let mut batch = WakeBatch::new();
+            while self.with_shard(shard, |shard| {
+                shard.closed = true;
+                shard.refuse(Refusal::Closed, u64::MAX, now, &mut batch)
+            }) {
+                batch.flush();
+            }
+        }
+        self.close_idle_where(now, |_| true);
+    }
+
+    /// Waiters that come while this runs are not refused: it would never end.
+    pub(super) fn refuse_waiters(&self) {
+        let now = self.now();
+        let end = self.tickets.0.load(Ordering::Acquire);
+        for shard in 0..self.shards.len() {
+            let mut batch = WakeBatch::new();
+            while self.with_shard(shard, |shard| {
+                shard.refuse(Refusal::ConnectFailed, end, now, &mut batch)
+            }) {
+                batch.flush();
+            }
+        }
+    }
+
+    pub(super) fn bump_generation(&self) {
+        // First the number that receivers check, then shard by shard the one that stores check:
+        // from here on no older connection is handed out, and none is stored behind the sweep.
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        for shard in 0..self.shards.len() {
+            self.with_shard(shard, |shard| {
+                shard.generation = shard.generation.max(generation);
+            });
+        }
+        self.close_idle_where(self.now(), |conn| conn.generation < generation);
+    }
+
+    pub(super) fn set_limits(&self, limits: &PoolLimits, now: Tick) {
+        let max = unlimited_if_zero(limits.waiters_max);
+        self.waiters_max.store(max, Ordering::Relaxed);
+        self.cross_shard_bound
+            .store(limits.cross_shard_bound, Ordering::Relaxed);
+        for shard in 0..self.shards.len() {
+            self.with_shard(shard, |shard| shard.rules = Rules::from(limits));
+        }
+        self.growth.resize(limits);
+        let mut todo = Todo::new();
+        while self.growth.over() {
+            let Some((shard, _)) = self.longest_idle() else {
+                break;
+            };
+            let Some(conn) = self.with_shard(shard, |shard| shard.idle.pop_oldest()) else {
+                continue;
+            };
+            if self.growth.shed(&mut todo) {
+                drop(conn);
+            } else {
+                self.place(conn, now, &mut todo);
+            }
+        }
+        self.settle(now, &mut todo);
+        budget::drain(now, &mut todo);
+    }
+
+    fn close_idle_where(&self, now: Tick, mut pred: impl FnMut(&Conn<C>) -> bool) {
+        let mut todo = Todo::new();
+        for shard in 0..self.shards.len() {
+            for conn in self.take_idle(shard, |conn, _| pred(conn)) {
+                self.close_conn(conn, &mut todo);
+            }
+        }
+        self.settle(now, &mut todo);
+        budget::drain(now, &mut todo);
+    }
+
+    pub(super) fn take_idle(
+        &self,
+        shard: usize,
+        pred: impl FnMut(&Conn<C>, Tick) -> bool,
+    ) -> Vec<Conn<C>> {
+        let mut taken = Vec::new();
+        self.with_shard(shard, |shard| shard.idle.take_where(pred, &mut taken));
+        taken
+    }
+
+    /// The shard whose longest idle connection is idle longest, and since when.
+    pub(super) fn longest_idle(&self) -> Option<(usize, Tick)> {
+        let with_idle = |shard: &usize| self.shards[*shard].idle_hint() > 0;
+        let shards = (0..self.shards.len()).filter(with_idle);
+        let since = |shard| {
+            (
+                shard,
+                self.with_shard(shard, |shard| shard.idle.oldest_since()),
+            )
+        };
+        shards
+            .map(since)
+            .filter(|(_, since)| *since != Tick::MAX)
+            .min_by_key(|(_, at)| *at)
+    }
+
+    /// When the oldest waiter of all came.
+    pub(super) fn oldest_enqueued(&self) -> Option<Tick> {
+        let waited_for = |shard: &usize| self.shards[*shard].head_ticket_hint() != u64::MAX;
+        let shards = (0..self.shards.len()).filter(waited_for);
+        let heads = shards.filter_map(|shard| {
+            self.with_shard(shard, |shard| {
+                shard.waitlist.head().map(|entry| entry.tag.enqueued)
+            })
+        });
+        heads.min()
+    }
+
+    /// The assertion behind "no wake-up is lost", made whenever the timeout thread passes by.
+    pub(super) fn count_rescues(&self, now: Tick) {
+        if self.waiting() == 0 {
+            return;
+        }
+        let long_ago = |at: Tick| now.since(at) > RESCUE_GRACE;
+        let idle = self
+            .longest_idle()
+            .is_some_and(|(_, since)| long_ago(since));
+        if idle && self.oldest_enqueued().is_some_and(long_ago) {
+            self.rescued.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> PoolSnapshot {
+        let mut counts = Counts::default();
+        let (mut idle, mut waiting) = (0, 0);
+        for shard in 0..self.shards.len() {
+            self.with_shard(shard, |shard| {
+                counts.add(&shard.counts);
+                idle += shard.idle.len();
+                waiting += shard.waitlist.len();
+            });
+        }
+        let slots = self.growth.figures();
+        PoolSnapshot {
+            idle,
+            // Not accounting but a view: the terms were read one after the other.
+            active: slots.slots.saturating_sub(idle + slots.connecting),
+            connecting: slots.connecting,
+            waiting,
+            oldest_waiter: self.oldest_enqueued(),
+            retry_at: slots.retry_at,
+            generation: self.current_generation(),
+            rescued_waiters: self.rescued.load(Relaxed),
+            hand_offs: counts.hand_offs,
+            cross_shard_hand_offs: counts.cross_shard_hand_offs,
+            permits_handed: counts.permits_handed,
+            returned_by_ticket: self.returned.load(Relaxed),
+            waits: counts.waits,
+        }
+    }
+}

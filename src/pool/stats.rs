@@ -1,0 +1,129 @@
+//! What the pool counts. Plain data, written under a shard's lock, summed by a snapshot.
+//!
+//! Must not know a metrics library. Waits are recorded however they end: counting only the waits
+//! that were served hides starvation.
+
+use std::time::Duration;
+
+use crate::primitives::Tick;
+
+/// Buckets of a [`WaitHistogram`]: bucket i holds waits below 2^i microseconds and not below
+/// 2^(i-1); the last one holds everything longer (more than half an hour).
+pub const WAIT_BUCKETS: usize = 32;
+
+/// A histogram of waits, in powers of two of a microsecond.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaitHistogram {
+    /// Waits per bucket.
+    pub buckets: [u64; WAIT_BUCKETS],
+    /// All waits.
+    pub count: u64,
+    /// The sum of all waits, in microseconds.
+    pub sum_micros: u64,
+}
+
+impl WaitHistogram {
+    /// The upper bound of a bucket, exclusive.
+    pub fn bound(bucket: usize) -> Duration {
+        Duration::from_micros(1u64.checked_shl(bucket as u32).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn record(&mut self, wait: Duration) {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.buckets[bucket.min(WAIT_BUCKETS - 1)] += 1;
+        self.count += 1;
+        self.sum_micros = self.sum_micros.wrapping_add(micros);
+    }
+
+    fn add(&mut self, other: &WaitHistogram) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.count += other.count;
+        self.sum_micros = self.sum_micros.wrapping_add(other.sum_micros);
+    }
+}
+
+/// Waits by how they ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Got a connection or a permit.
+    pub served: WaitHistogram,
+    /// Reached their deadline.
+    pub expired: WaitHistogram,
+    /// Were given up by the caller.
+    pub cancelled: WaitHistogram,
+    /// Were ended by `close` or `refuse_waiters`.
+    pub refused: WaitHistogram,
+}
+
+/// Counters of one shard, under its lock.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) hand_offs: u64,
+    pub(super) cross_shard_hand_offs: u64,
+    pub(super) permits_handed: u64,
+    pub(super) waits: Waits,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: &Counts) {
+        self.hand_offs += other.hand_offs;
+        self.cross_shard_hand_offs += other.cross_shard_hand_offs;
+        self.permits_handed += other.permits_handed;
+        self.waits.served.add(&other.waits.served);
+        self.waits.expired.add(&other.waits.expired);
+        self.waits.cancelled.add(&other.waits.cancelled);
+        self.waits.refused.add(&other.waits.refused);
+    }
+}
+
+/// A pool at a moment. The shards are read one after the other, so that a busy pool's figures may
+/// be apart by what moved meanwhile; a quiet pool's are exact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolSnapshot {
+    /// Idle connections.
+    pub idle: usize,
+    /// Connections in a caller's hands.
+    pub active: usize,
+    /// Permits to dial that are out.
+    pub connecting: usize,
+    /// Waiters.
+    pub waiting: usize,
+    /// When the oldest waiter came.
+    pub oldest_waiter: Option<Tick>,
+    /// No dial before this moment; a back-off ends when a dial succeeds.
+    pub retry_at: Option<Tick>,
+    /// The generation in force; `bump_generation` raises it.
+    pub generation: u64,
+    /// Waiters found beside an idle connection that both had been there for long: a lost wake-up.
+    /// Must read 0.
+    pub rescued_waiters: u64,
+    /// Connections handed straight to a waiter.
+    pub hand_offs: u64,
+    /// Those of them that went to a waiter of another shard.
+    pub cross_shard_hand_offs: u64,
+    /// Permits to dial handed to a waiter.
+    pub permits_handed: u64,
+    /// What was handed to a ticket that was dropped before it looked, and came back.
+    pub returned_by_ticket: u64,
+    /// Waits, by how they ended.
+    pub waits: Waits,
+}
+
+#[cfg(all(test, not(pgbaton_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_powers_of_two_and_the_last_is_open() {
+        let mut waits = WaitHistogram::default();
+        for micros in [0, 1, 2, 3, 4, 1 << 40] {
+            waits.record(Duration::from_micros(micros));
+        }
+        assert_eq!(waits.buckets[..4], [1, 1, 2, 1]);
+        assert_eq!((waits.buckets[WAIT_BUCKETS - 1], waits.count), (1, 6));
+        assert_eq!(WaitHistogram::bound(3), Duration::from_micros(8));
+    }
+}
