@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file, and none of them knows another.
 
 mod check;
+pub mod demo;
 mod healthcheck;
 pub mod throwaway;
 
@@ -33,6 +34,8 @@ enum Command {
         #[arg(long, short, env = "PGBATON_CONFIG", default_value = "config.toml")]
         config: PathBuf,
     },
+    /// Show pgbaton at work in front of a throw-away PostgreSQL, measured with pgbench.
+    Demo(demo::DemoArgs),
     /// Check a configuration file; with --against, say what a reload would change.
     Check(check::CheckArgs),
     /// Ask a running pgbaton whether it accepts connections; exit status 0 if so.
@@ -52,6 +55,10 @@ pub fn run(args: Args) -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Demo(args) => demo::run(&args).unwrap_or_else(|error| {
+            eprintln!("pgbaton demo: {error}");
+            ExitCode::FAILURE
+        }),
         Command::Check(args) => check::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

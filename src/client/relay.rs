@@ -53,7 +53,7 @@ impl Session {
                 }
                 Replied::Released(next) => return Poll::Ready(next),
             };
-            if self.terminated && lease.ledger.is_empty() {
+            if self.terminated && (lease.ledger.is_empty() || lease.ledger.in_copy_in()) {
                 return Poll::Ready(self.end_linked(lease, SessionEnd::Terminated));
             }
             if !requested && !replied {

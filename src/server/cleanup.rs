@@ -17,6 +17,9 @@ use crate::protocol::TransactionStatus;
 use crate::protocol::encode;
 use crate::protocol::ledger::{Expects, Owed};
 
+/// How long after a cancel the next one is sent, if something still runs.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
+
 /// How the client went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
@@ -78,7 +81,7 @@ pub async fn clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLe
     lease.shared.set_state(ServerState::Tested);
     if plan.departure == Departure::Terminated && !lease.ledger.in_copy_in() {
         // It may end by itself; what does not is treated as a vanished client's.
-        let ended = tokio::time::timeout(plan.deadline, end_request(&mut lease)).await;
+        let ended = tokio::time::timeout(plan.deadline, end_requests(&mut lease, None)).await;
         if let Ok(result) = ended {
             result?;
         }
@@ -90,19 +93,7 @@ pub async fn clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLe
 }
 
 async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpError> {
-    if !server.ledger.is_settled() {
-        if server.ledger.in_copy_in() {
-            let mut fail = Vec::new();
-            encode::copy_fail(&mut fail, b"client connection lost")?;
-            server.ledger.push(Owed::client(Expects::CopyEnd));
-            send(server, &fail).await?;
-        } else if !server.ledger.is_empty() {
-            // A cancel that does not get through is no reason to give up: the query may end.
-            let cancel = CancelInFlight::new(server.shared.clone());
-            let _ = cancel.send(&plan.socket_options, plan.deadline).await;
-        }
-        end_request(server).await?;
-    }
+    end_requests(server, Some(plan)).await?;
     server.shared.cancels.cleared().await;
     if server.tx != TransactionStatus::Idle {
         query(server, "ROLLBACK").await?;
@@ -131,27 +122,63 @@ async fn query(server: &mut Server, sql: &str) -> Result<(), CleanUpError> {
     encode::query(&mut message, sql.as_bytes())?;
     server.ledger.push(Owed::pooler(Expects::Query));
     send(server, &message).await?;
-    end_request(server).await
+    while !server.ledger.is_settled() {
+        read_replies(server).await?;
+    }
+    Ok(())
 }
 
-/// Waits until nothing is owed, sending the Sync that the client did not live to send.
-async fn end_request(server: &mut Server) -> Result<(), CleanUpError> {
+/// Waits until nothing is owed. With a plan, what still runs is cancelled, again and again: a
+/// pipeline has many queries, and each takes a cancel of its own.
+async fn end_requests(server: &mut Server, cancel: Option<&CleanUp>) -> Result<(), CleanUpError> {
     loop {
-        // After COPY the server may need one more Sync than could be known before.
-        if server.ledger.needs_sync() && !server.ledger.in_copy_in() {
-            let mut sync = Vec::new();
-            encode::sync(&mut sync);
-            server.ledger.push(Owed::client(Expects::Sync));
-            send(server, &sync).await?;
+        if server.ledger.in_copy_in() {
+            let mut fail = Vec::new();
+            encode::copy_fail(&mut fail, b"client connection lost")?;
+            server.ledger.push(Owed::client(Expects::CopyEnd));
+            send(server, &fail).await?;
+        }
+        if server.ledger.needs_sync() {
+            give_up_group(server).await?;
         }
         if server.ledger.is_settled() {
             return Ok(());
         }
-        if server.ledger.in_copy_in() {
-            return Ok(());
+        match cancel {
+            None => read_while_owed(server).await?,
+            Some(plan) => {
+                // A cancel that does not get through is no reason to give up: the query may end.
+                let cancel = CancelInFlight::new(server.shared.clone());
+                let _ = cancel.send(&plan.socket_options, plan.deadline).await;
+                // Reading may be dropped at any point: what was read is in the server.
+                let read = tokio::time::timeout(CANCEL_AGAIN, read_while_owed(server)).await;
+                if let Ok(result) = read {
+                    result?;
+                }
+            }
         }
+    }
+}
+
+/// Ends a group of extended-protocol messages whose Sync the client did not live to send. A Sync
+/// alone would commit what it has done; PostgreSQL rolls it back when a client leaves it so. A
+/// ROLLBACK ends the implicit transaction, or is skipped if that has failed already.
+async fn give_up_group(server: &mut Server) -> Result<(), CleanUpError> {
+    let mut messages = Vec::new();
+    encode::query(&mut messages, b"ROLLBACK")?;
+    encode::sync(&mut messages);
+    server.ledger.push(Owed::pooler(Expects::Query));
+    server.ledger.push(Owed::pooler(Expects::Sync));
+    send(server, &messages).await?;
+    Ok(())
+}
+
+async fn read_while_owed(server: &mut Server) -> Result<(), ServerFault> {
+    while !server.ledger.is_settled() && !server.ledger.needs_sync() && !server.ledger.in_copy_in()
+    {
         read_replies(server).await?;
     }
+    Ok(())
 }
 
 async fn send(server: &mut Server, bytes: &[u8]) -> Result<(), ServerFault> {

@@ -51,7 +51,7 @@ impl ServerFault {
                 SqlState::CONNECTION_FAILURE,
                 "server conn crashed?",
             )),
-            Self::Reply(fault @ ReplyFault::Settings { .. }) => Some(ErrorMessage::fatal(
+            Self::Reply(fault @ ReplyFault::OwnQuery { .. }) => Some(ErrorMessage::fatal(
                 SqlState::INVALID_PARAMETER_VALUE,
                 fault.to_string(),
             )),

@@ -58,8 +58,8 @@ pub enum ReplyFault {
     #[error(transparent)]
     Desync(#[from] Desync),
     /// One of the pooler's own queries failed.
-    #[error("server refused the client's session settings: {message}")]
-    Settings {
+    #[error("server refused a query of the pooler's own: {message}")]
+    OwnQuery {
         /// The server's words.
         message: String,
     },
@@ -249,7 +249,7 @@ fn account_error(
     });
     if reply.audience == Audience::Pooler {
         let message = fields.map_or_else(String::new, |f| error_message(&f).to_string());
-        return Err(ReplyFault::Settings { message });
+        return Err(ReplyFault::OwnQuery { message });
     }
     Ok(match replacement {
         Some(message) if !server.doomed => Action::Replace(message),

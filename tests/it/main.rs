@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that all share one real PostgreSQL.
 
+mod demo;
 #[path = "../support/mod.rs"]
 mod support;
 mod support_selftest;

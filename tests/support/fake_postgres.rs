@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::net::sockopt::set_socket_linger;
 
-use super::wire;
+use super::messages::{self, int32};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The request codes of messages without a tag.
@@ -382,7 +382,7 @@ fn connected(events: &[Event]) -> usize {
 
 /// AuthenticationOk, the parameters a client expects, BackendKeyData, ReadyForQuery.
 pub fn login_reply(pid: i32, secret: &[u8]) -> Vec<u8> {
-    let mut bytes = wire::message(b'R', &0_i32.to_be_bytes());
+    let mut bytes = messages::message(b'R', &0_i32.to_be_bytes());
     for (name, value) in [
         ("server_version", "15.0"),
         ("server_encoding", "UTF8"),
@@ -392,11 +392,14 @@ pub fn login_reply(pid: i32, secret: &[u8]) -> Vec<u8> {
         ("integer_datetimes", "on"),
         ("standard_conforming_strings", "on"),
     ] {
-        bytes.extend(wire::message(b'S', format!("{name}\0{value}\0").as_bytes()));
+        bytes.extend(messages::message(
+            b'S',
+            format!("{name}\0{value}\0").as_bytes(),
+        ));
     }
     let mut key = pid.to_be_bytes().to_vec();
     key.extend(secret);
-    bytes.extend(wire::message(b'K', &key));
+    bytes.extend(messages::message(b'K', &key));
     bytes.extend(ready(b'I'));
     bytes
 }
@@ -406,10 +409,10 @@ pub fn login_reply(pid: i32, secret: &[u8]) -> Vec<u8> {
 pub fn idle_reply(tag: u8) -> Vec<u8> {
     match tag {
         b'Q' => [command_complete("SELECT 0"), ready(b'I')].concat(),
-        b'P' => wire::message(b'1', &[]),
-        b'B' => wire::message(b'2', &[]),
-        b'C' => wire::message(b'3', &[]),
-        b'D' => wire::message(b'n', &[]),
+        b'P' => messages::message(b'1', &[]),
+        b'B' => messages::message(b'2', &[]),
+        b'C' => messages::message(b'3', &[]),
+        b'D' => messages::message(b'n', &[]),
         b'E' => command_complete("SELECT 0"),
         b'S' => ready(b'I'),
         _ => Vec::new(),
@@ -418,18 +421,18 @@ pub fn idle_reply(tag: u8) -> Vec<u8> {
 
 /// CommandComplete.
 pub fn command_complete(tag: &str) -> Vec<u8> {
-    wire::message(b'C', format!("{tag}\0").as_bytes())
+    messages::message(b'C', format!("{tag}\0").as_bytes())
 }
 
 /// ReadyForQuery.
 pub fn ready(status: u8) -> Vec<u8> {
-    wire::message(b'Z', &[status])
+    messages::message(b'Z', &[status])
 }
 
 /// ErrorResponse.
 pub fn error(severity: &str, code: &str, message: &str) -> Vec<u8> {
     let body = format!("S{severity}\0V{severity}\0C{code}\0M{message}\0\0");
-    wire::message(b'E', body.as_bytes())
+    messages::message(b'E', body.as_bytes())
 }
 
 /// DataRow of text columns.
@@ -439,9 +442,5 @@ pub fn data_row(columns: &[&str]) -> Vec<u8> {
         body.extend(u32::try_from(column.len()).unwrap().to_be_bytes());
         body.extend(column.as_bytes());
     }
-    wire::message(b'D', &body)
-}
-
-fn int32(bytes: &[u8]) -> i32 {
-    i32::from_be_bytes(bytes.try_into().expect("four bytes"))
+    messages::message(b'D', &body)
 }

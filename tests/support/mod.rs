@@ -12,6 +12,7 @@
 )]
 
 pub mod fake_postgres;
+pub mod messages;
 pub mod pgbaton;
 pub mod postgres;
 pub mod wire;

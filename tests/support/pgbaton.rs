@@ -3,12 +3,12 @@
 //! It knows the binary's command line and its log, nothing of its inside.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use pgbaton::cli::throwaway::{Ending, Job, Supervised};
+use pgbaton::cli::throwaway::{Ending, Job, Supervised, free_port};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ impl Config {
     /// On 127.0.0.1 and a free port, no unix socket, transaction mode, trusting everybody;
     /// `pgbaton` is the console's user. No database yet.
     pub fn new() -> Self {
-        let port = free_port();
+        let port = free_port().unwrap();
         let config = Self {
             port,
             general: Vec::new(),
@@ -246,15 +246,6 @@ pub fn run_to_end(arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .unwrap()
-}
-
-/// A port of 127.0.0.1 that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Looks again and again until it is true or time is up; returns the last answer.

@@ -79,9 +79,13 @@ impl Postgres {
     /// Starts the server again after [`stop`](Self::stop) or [`crash`](Self::crash), on the same
     /// port.
     pub fn begin(&mut self) {
-        self.cluster
-            .start(&mut || false)
-            .unwrap_or_else(|e| panic!("{e}"));
+        // After a crash, the server refuses to start until the last of its old children is gone.
+        let mut outcome = Ok(());
+        let started = eventually(PATIENCE, || {
+            outcome = self.cluster.start(&mut || false);
+            outcome.is_ok()
+        });
+        assert!(started, "PostgreSQL does not start: {outcome:?}");
     }
 
     /// Fast shutdown: clients get 57P01 and are cut off.

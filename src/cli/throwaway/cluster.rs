@@ -4,23 +4,19 @@
 //! dropped, and by the watchdog if this process is killed; a dropped cluster has no process left.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::supervised::code;
-use super::{Ending, Installation, Job, Supervised, ThrowawayError, Unprivileged};
+use super::{Ending, Installation, Job, Psql, Supervised, ThrowawayError, Unprivileged};
 
-/// How long a server may take from its start to its first answer.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one initdb may take.
 const INITDB_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest path of a folder that leaves room for `/.s.PGSQL.NNNNN` in a socket address (107
@@ -108,37 +104,19 @@ impl Cluster {
         if self.server.is_some() {
             return Ok(());
         }
+        let psql = self.psql(SUPERUSER)?;
+        let log = self.log();
         let data = self.data_folder();
-        let job = self.job("postgres", vec!["-D".into(), data.into()], "server.log")?;
-        let server = Supervised::start(&job).map_err(start_failed(&job))?;
-        let server = self.server.insert(server);
-        let began = Instant::now();
-        loop {
-            if let Some(status) = server.try_wait().map_err(start_failed(&job))? {
-                self.server = None;
-                let output = log_tail(&job.log);
-                return Err(ThrowawayError::Failed {
-                    program: "postgres",
-                    status: code(status),
-                    output,
-                });
-            }
-            if give_up() {
-                return Err(ThrowawayError::Interrupted);
-            }
-            if answers(&self.installation, &socket_folder(&self.folder), self.port)? {
-                return Ok(());
-            }
-            if began.elapsed() > START_TIMEOUT {
-                let log = log_tail(&job.log);
-                return Err(ThrowawayError::NoAnswer {
-                    program: "postgres",
-                    waited: START_TIMEOUT,
-                    log,
-                });
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        let job = self.job("postgres", vec!["-D".into(), data.into()], log.clone())?;
+        let mut server = Supervised::start(&job).map_err(start_failed(&job))?;
+        let answered = psql.wait_for_answer("postgres", &mut server, "postgres", &log, give_up);
+        if answered.is_err() {
+            // Its data stays, for another try.
+            server.stop(Signal::INT).map_err(prepare(&log))?;
+            return answered;
         }
+        self.server = Some(server);
+        Ok(())
     }
 
     /// Ends the server at once (fast shutdown: its clients are cut off), waits until it is gone
@@ -178,15 +156,20 @@ impl Cluster {
     /// # Errors
     /// If psql cannot be run or the SQL fails, with what psql said.
     pub fn sql(&self, database: &str, sql: &str) -> Result<String, ThrowawayError> {
-        let program = self.installation.program("psql")?;
-        psql(
-            &program,
-            &self.socket_folder(),
-            self.port,
-            SUPERUSER,
-            database,
-            sql,
-        )
+        self.psql(SUPERUSER)?.run(database, sql)
+    }
+
+    /// A psql that connects as `user` through the unix socket.
+    ///
+    /// # Errors
+    /// If there is no psql.
+    pub fn psql(&self, user: &str) -> Result<Psql, ThrowawayError> {
+        Ok(Psql {
+            program: self.installation.program("psql")?,
+            host: self.socket_folder().into(),
+            port: self.port,
+            user: user.to_owned(),
+        })
     }
 
     /// The port on 127.0.0.1, also part of the socket's name. The same after a restart.
@@ -210,7 +193,7 @@ impl Cluster {
     /// The folder of the unix socket.
     #[must_use]
     pub fn socket_folder(&self) -> PathBuf {
-        socket_folder(&self.folder)
+        self.folder.path().to_owned()
     }
 
     /// PostgreSQL's data folder.
@@ -235,14 +218,14 @@ impl Cluster {
         &self,
         program: &'static str,
         arguments: Vec<OsString>,
-        log: &str,
+        log: PathBuf,
     ) -> Result<Job, ThrowawayError> {
         Ok(Job {
             program: self.installation.program(program)?,
             arguments,
             environment: Vec::new(),
             folder: self.folder.path().to_owned(),
-            log: self.folder.path().join(log),
+            log,
             user: self.user,
             ending: Ending::Interrupt,
             remove: Some(self.folder.path().to_owned()),
@@ -256,7 +239,7 @@ impl Cluster {
             .map(OsString::from)
             .collect();
         arguments.push(self.data_folder().into());
-        let job = self.job("initdb", arguments, "initdb.log")?;
+        let job = self.job("initdb", arguments, self.folder.path().join("initdb.log"))?;
         let mut child = Supervised::start(&job).map_err(start_failed(&job))?;
         let deadline = Instant::now() + INITDB_TIMEOUT;
         let mut interrupted = false;
@@ -278,7 +261,6 @@ impl Cluster {
     }
 
     fn write_config(&self, options: &ClusterOptions) -> Result<(), ThrowawayError> {
-        let mut text = String::from("\n");
         let own = [
             ("port", self.port.to_string()),
             ("max_connections", options.max_connections.to_string()),
@@ -289,85 +271,23 @@ impl Cluster {
         ];
         let fixed = SETTINGS.iter().map(|(name, value)| (*name, *value));
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-        let more = options
-            .settings
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in fixed.chain(own).chain(more) {
-            let value = value.replace('\'', "''");
-            writeln!(text, "{name} = '{value}'").expect("BUG: a string takes everything");
-        }
+        let more = options.settings.iter();
+        let more = more.map(|(name, value)| (name.as_str(), value.as_str()));
+        let lines = fixed
+            .chain(own)
+            .chain(more)
+            .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
+        let text = format!("\n{}", lines.collect::<String>());
         let config = self.data_folder().join("postgresql.conf");
-        // Written in place: the files keep the owner that initdb gave them.
-        let append = || {
-            fs::OpenOptions::new()
-                .append(true)
-                .open(&config)?
-                .write_all(text.as_bytes())
-        };
-        append().map_err(prepare(&config))?;
+        // Both files are written in place, so that they keep the owner that initdb gave them.
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&config)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(prepare(&config))?;
         let hba = self.data_folder().join("pg_hba.conf");
         fs::write(&hba, &options.hba).map_err(prepare(&hba))
     }
-}
-
-/// Runs SQL through psql, for a few seconds at most.
-///
-/// # Errors
-/// If psql cannot be run or says no, with what it said.
-pub(super) fn psql(
-    program: &Path,
-    host: &Path,
-    port: u16,
-    user: &str,
-    database: &str,
-    sql: &str,
-) -> Result<String, ThrowawayError> {
-    let output = Command::new(program)
-        .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h"])
-        .arg(host)
-        .args([
-            "-p",
-            &port.to_string(),
-            "-U",
-            user,
-            "-d",
-            database,
-            "-c",
-            sql,
-        ])
-        .env("PGCONNECT_TIMEOUT", "5")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| ThrowawayError::Start {
-            program: program.to_owned(),
-            source,
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned());
-    }
-    Err(ThrowawayError::Failed {
-        program: "psql",
-        status: output.status.code(),
-        output: String::from_utf8_lossy(&output.stderr)
-            .trim_end()
-            .to_owned(),
-    })
-}
-
-fn answers(installation: &Installation, host: &Path, port: u16) -> Result<bool, ThrowawayError> {
-    let program = installation.program("psql")?;
-    match psql(&program, host, port, SUPERUSER, "postgres", "select 1") {
-        Ok(answer) => Ok(answer == "1"),
-        Err(ThrowawayError::Failed { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn socket_folder(folder: &TempDir) -> PathBuf {
-    folder.path().to_owned()
 }
 
 /// A new folder that `user` owns and can reach.
@@ -407,14 +327,14 @@ fn is_public(folder: &Path) -> bool {
 ///
 /// # Errors
 /// If there is none.
-pub(super) fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
 /// The last lines of a log, for an error message.
-pub(super) fn log_tail(log: &Path) -> String {
+pub fn log_tail(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let text = text.unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

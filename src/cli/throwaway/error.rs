@@ -65,12 +65,14 @@ pub enum ThrowawayError {
         output: String,
     },
     /// A server started and never answered.
-    #[error("{program} did not answer within {waited:?}; the end of its log:\n{log}")]
+    #[error("{program} did not answer within {waited:?}: {said}\nthe end of its log:\n{log}")]
     NoAnswer {
         /// The server's name.
         program: &'static str,
         /// How long it had.
         waited: Duration,
+        /// What the last attempt was told.
+        said: String,
         /// The end of its log.
         log: String,
     },

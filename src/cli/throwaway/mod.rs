@@ -11,9 +11,11 @@
 mod cluster;
 mod error;
 mod installation;
+mod psql;
 mod supervised;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, free_port, log_tail};
 pub use error::ThrowawayError;
 pub use installation::{Installation, Unprivileged};
-pub use supervised::{Ending, Job, Supervised};
+pub use psql::{CLIENT_ENVIRONMENT, Psql};
+pub use supervised::{Ending, Job, Supervised, code};

@@ -225,7 +225,8 @@ impl Drop for Supervised {
 }
 
 /// The exit code of a child, with a signal shown as a shell shows it.
-pub(super) fn code(status: ExitStatus) -> Option<i32> {
+#[must_use]
+pub fn code(status: ExitStatus) -> Option<i32> {
     status
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal))
