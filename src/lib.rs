@@ -15,8 +15,8 @@
 //! - [`server`]: one server connection: login, replies, statements, clean-up, cancel.
 //! - [`client`]: one client session: login, requests, the relay.
 //! - [`admin`]: the console.
-//! - [`observe`]: logs.
-//! - [`app`]: builds all of it and takes it down; [`cli`]: the command line.
+//! - [`observe`], for logs.
+//! - [`app`] builds all of it and takes it down; [`cli`] is the command line.
 //!
 //! [`tasks`] is the only spawner.
 

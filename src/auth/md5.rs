@@ -1,8 +1,9 @@
 //! MD5 password authentication: the stored form of a password, and the response to a salt.
 //!
 //! It exists for old clients and servers; Postgres 18 calls it deprecated. It knows no message.
-//! Source: chapter "Start-up", AuthenticationMD5Password. Invariant: a stored secret is always `md5`
-//! and 32 lower-case hexadecimal digits, and it is as good as the password, so that it is wiped.
+//! Source: chapter "Start-up", AuthenticationMD5Password. Invariant: a stored secret is always
+//! `md5` and 32 lower-case hexadecimal digits, and it is as good as the password, so that it is
+//! wiped.
 
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;

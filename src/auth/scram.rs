@@ -125,6 +125,12 @@ impl Verifier {
         }
     }
 
+    /// Makes a good verifier one that refuses all, to show that this does not rest on its keys.
+    #[cfg(test)]
+    pub(super) fn doom(&mut self) {
+        self.doomed = true;
+    }
+
     /// The stored form. It is a secret.
     pub fn encoded(&self) -> Zeroizing<String> {
         Zeroizing::new(format!(

@@ -1,7 +1,7 @@
 //! SCRAM-SHA-256 in the part of the client: we prove to a server that we know a password.
 //!
-//! [`ClientFirst`] -> [`ClientChallenge`] -> [`ClientFinal`], each consumed by the next. It must not
-//! know where keys come from: with salt and count in hand the caller finds kept ones or derives
+//! [`ClientFirst`] -> [`ClientChallenge`] -> [`ClientFinal`], each consumed by the next. It must
+//! not know where keys come from: with salt and count in hand the caller finds kept ones or derives
 //! them. The server is not trusted: its message, nonce, salt and count are bounded, and it must
 //! prove in turn that it knows the secret. A caller must take AuthenticationOk for a breach of
 //! protocol unless [`ClientFinal::verify`] has succeeded before it.

@@ -1,7 +1,7 @@
 //! SCRAM-SHA-256 in the part of the server: a client proves that it knows a password.
 //!
-//! [`ServerFirst`] -> [`ServerFinal`] -> [`Done`], each consumed by the next. It must not know where
-//! verifiers come from: between the first two steps the caller looks one up, or makes a mock.
+//! [`ServerFirst`] -> [`ServerFinal`] -> [`Done`], each consumed by the next. It must not know
+//! where verifiers come from: between the first two steps the caller looks one up, or makes a mock.
 //! Channel binding is not on offer, so that flag `p` is refused while `n` and `y` are accepted.
 //! The user name inside the message is ignored, like in Postgres: the startup packet has named it.
 //!

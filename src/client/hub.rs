@@ -221,7 +221,13 @@ impl Hub {
 
 /// SCRAM verifiers made from plain passwords, so that PBKDF2 runs once per user and password.
 #[derive(Default)]
-pub struct Verifiers(Mutex<HashMap<String, (Zeroizing<Vec<u8>>, Arc<Verifier>)>>);
+pub struct Verifiers(Mutex<HashMap<String, Made>>);
+
+/// The verifier made from one password.
+struct Made {
+    password: Zeroizing<Vec<u8>>,
+    verifier: Arc<Verifier>,
+}
 
 impl std::fmt::Debug for Verifiers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -233,16 +239,20 @@ impl Verifiers {
     /// The verifier of this user's password, if it was made before.
     #[must_use]
     pub fn find(&self, user: &str, password: &[u8]) -> Option<Arc<Verifier>> {
-        let made = self.0.lock();
-        let (of_password, verifier) = made.get(user)?;
-        (**of_password == *password).then(|| verifier.clone())
+        let table = self.0.lock();
+        let made = table.get(user)?;
+        (**made.password == *password).then(|| made.verifier.clone())
     }
 
     /// Remembers a verifier just made, in the place of one for an older password.
     pub fn remember(&self, user: &str, password: &[u8], verifier: Verifier) -> Arc<Verifier> {
         let verifier = Arc::new(verifier);
-        let entry = (Zeroizing::new(password.to_vec()), verifier.clone());
-        self.0.lock().insert(user.to_owned(), entry);
+        let password = Zeroizing::new(password.to_vec());
+        let made = Made {
+            password,
+            verifier: verifier.clone(),
+        };
+        self.0.lock().insert(user.to_owned(), made);
         verifier
     }
 }

@@ -131,18 +131,7 @@ pub async fn login(
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         return console(hub, &config, framed, user).await;
     }
-    if hub.client_count.load(Ordering::Relaxed) > config.general.max_client_conn {
-        return Err(LoginError::refused(
-            SqlState::TOO_MANY_CONNECTIONS,
-            "no more connections allowed (max_client_conn)",
-        ));
-    }
-    if startup.replication.is_some() {
-        return Err(LoginError::refused(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            "replication connections are not supported",
-        ));
-    }
+    admit(hub, &config, &startup)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
     let Some(pool) = routes::pool(hub, &config, &database, &user) else {
         return Err(LoginError::refused(
@@ -188,6 +177,23 @@ pub async fn login(
         mode,
         settings,
     })))
+}
+
+/// Whether there is room for this client, and a way to serve it.
+fn admit(hub: &Hub, config: &Config, startup: &Startup) -> Result<(), LoginError> {
+    if hub.client_count.load(Ordering::Relaxed) > config.general.max_client_conn {
+        return Err(LoginError::refused(
+            SqlState::TOO_MANY_CONNECTIONS,
+            "no more connections allowed (max_client_conn)",
+        ));
+    }
+    if startup.replication.is_some() {
+        return Err(LoginError::refused(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "replication connections are not supported",
+        ));
+    }
+    Ok(())
 }
 
 /// Reads up to the StartupMessage, answering what may come before it.

@@ -164,9 +164,29 @@ pub fn walk<'a>(
     }
 }
 
+/// One message of the input, or as much of a long one as has come.
+#[derive(Clone, Copy)]
+struct Seen<'f> {
+    /// Its place in the input.
+    at: usize,
+    header: Header,
+    frame: &'f [u8],
+    /// Statements that the server may keep.
+    limit: NonZeroUsize,
+}
+
+impl Seen<'_> {
+    fn body(&self) -> &[u8] {
+        self.frame.get(HEADER_LEN..).unwrap_or_default()
+    }
+
+    const fn end(&self) -> usize {
+        self.at + self.frame.len()
+    }
+}
+
 impl Requests<'_> {
-    /// Enters one message into the ledger and renames its statement. `frame` is the message, or
-    /// as much of a long one as has come.
+    /// Enters one message into the ledger and renames its statement.
     fn enter(
         &mut self,
         server: &mut Server,
@@ -182,68 +202,45 @@ impl Requests<'_> {
             b'F' => Expects::FunctionCall,
             b'c' | b'f' => Expects::CopyEnd,
             b'd' | b'H' => return Ok(()),
-            b'P' | b'B' | b'D' | b'C' => {
-                let renames = self.statements_max.is_some()
-                    && !server.ledger.is_skipping()
-                    && !server.ledger.in_copy_in();
-                if let Some(limit) = self.statements_max.filter(|_| renames) {
-                    return self.enter_named(server, splice, at, header, frame, limit);
-                }
-                match header.tag {
-                    b'P' => Expects::Parse,
-                    b'B' => Expects::Bind,
-                    b'D' => Expects::Describe,
-                    _ => Expects::Close,
-                }
-            }
+            b'P' => Expects::Parse,
+            b'B' => Expects::Bind,
+            b'D' => Expects::Describe,
+            b'C' => Expects::Close,
             // PasswordMessage has no place after the login; frontend_header knows all others.
             tag => return Err(FrameError::UnknownTag(tag).into()),
         };
+        let may_have_name = matches!(header.tag, b'P' | b'B' | b'D' | b'C');
+        let is_dead = server.ledger.is_skipping() || server.ledger.in_copy_in();
+        if let Some(limit) = self.statements_max.filter(|_| may_have_name && !is_dead) {
+            let seen = Seen {
+                at,
+                header,
+                frame,
+                limit,
+            };
+            let entered = match header.tag {
+                b'P' => self.parse(server, splice, seen),
+                b'B' => self.bind(server, splice, seen),
+                b'D' => self.describe(server, splice, seen),
+                _ => self.close(server, splice, seen),
+            };
+            match entered {
+                // What is malformed goes on as it is: the server's error is the client's.
+                Err(RequestFault::Body(_)) if header.len == frame.len() => {}
+                other => return other,
+            }
+        }
         server.ledger.push(Owed::client(expects));
         Ok(())
-    }
-
-    fn enter_named(
-        &mut self,
-        server: &mut Server,
-        splice: &mut Splice<'_>,
-        at: usize,
-        header: Header,
-        frame: &[u8],
-        limit: NonZeroUsize,
-    ) -> Result<(), RequestFault> {
-        let body = frame.get(HEADER_LEN..).unwrap_or_default();
-        match header.tag {
-            b'P' => self.parse(server, splice, at, frame.len(), body, limit),
-            b'B' => {
-                let Some(bind) = decode::bind(body, header.body_len())? else {
-                    return Err(RequestFault::Body(DecodeError::Truncated));
-                };
-                if self.make_known(server, splice, at, bind.statement, limit)?
-                    && let Some(id) = self.id_of(bind.statement)
-                {
-                    let name = server_name(id);
-                    let out = splice.insert(at);
-                    let rest_at = rewrite::bind(out, header, &bind, name.as_bytes())?;
-                    splice.skip(at, at + rest_at);
-                }
-                server.ledger.push(Owed::client(Expects::Bind));
-                Ok(())
-            }
-            _ => self.describe_or_close(server, splice, at, header, frame, limit),
-        }
     }
 
     fn parse(
         &mut self,
         server: &mut Server,
         splice: &mut Splice<'_>,
-        at: usize,
-        frame_len: usize,
-        body: &[u8],
-        limit: NonZeroUsize,
+        seen: Seen<'_>,
     ) -> Result<(), RequestFault> {
-        let parse = decode::parse(body)?;
+        let parse = decode::parse(seen.body())?;
         if parse.name.is_empty() {
             server.ledger.push(Owed::client(Expects::Parse));
             return Ok(());
@@ -252,16 +249,13 @@ impl Requests<'_> {
         if names.find(parse.name).is_some() {
             // The error must come from the server, so that it fails the transaction too: a Bind
             // that cannot succeed takes the Parse's place, and its error's text is replaced.
-            let message = ErrorMessage::error(
+            let name = String::from_utf8_lossy(parse.name);
+            server.refusals.push_back(ErrorMessage::error(
                 SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!(
-                    "prepared statement \"{}\" already exists",
-                    String::from_utf8_lossy(parse.name)
-                ),
-            );
-            server.refusals.push_back(message);
+                format!("prepared statement \"{name}\" already exists"),
+            ));
             server.ledger.push(Owed::client(Expects::Refused));
-            encode::bind_no_parameters(splice.replace(at, at + frame_len), REFUSED_NAME)?;
+            encode::bind_no_parameters(splice.replace(seen.at, seen.end()), REFUSED_NAME)?;
             return Ok(());
         }
         let statement = self.store.intern(parse.query, parse.parameter_types);
@@ -271,90 +265,96 @@ impl Requests<'_> {
             server
                 .ledger
                 .push(Owed::client(Expects::LocalParse).keyed(id));
-            splice.skip(at, at + frame_len);
+            splice.skip(seen.at, seen.end());
             return Ok(());
         }
-        let out = splice.replace(at, at + frame_len);
-        make_room(server, statement, limit, out)?;
+        let out = splice.replace(seen.at, seen.end());
+        make_room(server, statement, seen.limit, out)?;
         let name = server_name(id);
         encode::parse(out, name.as_bytes(), parse.query, parse.parameter_types)?;
         server.ledger.push(Owed::client(Expects::Parse).keyed(id));
         Ok(())
     }
 
-    fn describe_or_close(
-        &mut self,
+    fn bind(
+        &self,
         server: &mut Server,
         splice: &mut Splice<'_>,
-        at: usize,
-        header: Header,
-        frame: &[u8],
-        limit: NonZeroUsize,
+        seen: Seen<'_>,
     ) -> Result<(), RequestFault> {
-        let body = frame.get(HEADER_LEN..).unwrap_or_default();
-        let target = decode::describe_or_close(body)?;
-        let is_named_statement = target.kind == Target::Statement && !target.name.is_empty();
-        if header.tag == b'C' {
-            if is_named_statement {
-                // The server keeps its copy for others; this client's name is gone.
-                if let Some(names) = self.names.as_mut() {
-                    names.remove(target.name);
-                }
-                server.ledger.push(Owed::client(Expects::LocalClose));
-                splice.skip(at, at + frame.len());
-            } else {
-                server.ledger.push(Owed::client(Expects::Close));
-            }
-            return Ok(());
+        let body = seen.body();
+        let bind = decode::bind(body, seen.header.body_len())?.ok_or(DecodeError::Truncated)?;
+        if let Some(id) = self.make_known(server, splice, seen, bind.statement)? {
+            let out = splice.insert(seen.at);
+            let rest = rewrite::bind(out, seen.header, &bind, server_name(id).as_bytes())?;
+            splice.skip(seen.at, seen.at + rest);
         }
-        if is_named_statement
-            && self.make_known(server, splice, at, target.name, limit)?
-            && let Some(id) = self.id_of(target.name)
+        server.ledger.push(Owed::client(Expects::Bind));
+        Ok(())
+    }
+
+    fn describe(
+        &self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<(), RequestFault> {
+        let target = decode::describe_or_close(seen.body())?;
+        if target.kind == Target::Statement
+            && let Some(id) = self.make_known(server, splice, seen, target.name)?
         {
-            let out = splice.replace(at, at + frame.len());
+            let out = splice.replace(seen.at, seen.end());
             encode::describe_statement(out, server_name(id).as_bytes())?;
         }
         server.ledger.push(Owed::client(Expects::Describe));
         Ok(())
     }
 
-    fn id_of(&self, name: &[u8]) -> Option<u64> {
-        Some(self.names.as_ref()?.find(name)?.id())
+    fn close(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<(), RequestFault> {
+        let target = decode::describe_or_close(seen.body())?;
+        if target.kind == Target::Portal || target.name.is_empty() {
+            server.ledger.push(Owed::client(Expects::Close));
+            return Ok(());
+        }
+        // The server keeps its copy for others; this client's name is gone.
+        if let Some(names) = self.names.as_mut() {
+            names.remove(target.name);
+        }
+        server.ledger.push(Owed::client(Expects::LocalClose));
+        splice.skip(seen.at, seen.end());
+        Ok(())
     }
 
-    /// Sees to it that the server knows the client's statement of this name, by a Parse in front.
-    /// False if there is no such statement: then the name goes to the server as it is, whose
-    /// error names it. No server has a statement of a client's own naming.
+    /// Sees to it that the server knows the client's statement of this name, by a Parse in front,
+    /// and gives its number. None if there is no such statement: then the name goes to the server
+    /// as it is, whose error names it. No server has a statement of a client's own naming.
     fn make_known(
         &self,
         server: &mut Server,
         splice: &mut Splice<'_>,
-        at: usize,
+        seen: Seen<'_>,
         name: &[u8],
-        limit: NonZeroUsize,
-    ) -> Result<bool, RequestFault> {
+    ) -> Result<Option<u64>, RequestFault> {
         if name.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let Some(statement) = self.names.as_ref().and_then(|n| n.find(name)) else {
-            return Ok(false);
+            return Ok(None);
         };
-        if server.statements.touch(statement.id()) {
-            return Ok(true);
+        let id = statement.id();
+        if !server.statements.touch(id) {
+            let out = splice.insert(seen.at);
+            make_room(server, statement.clone(), seen.limit, out)?;
+            let (query, types) = (statement.query(), statement.parameter_types());
+            encode::parse(out, server_name(id).as_bytes(), query, types)?;
+            server.ledger.push(Owed::pooler(Expects::Parse).keyed(id));
         }
-        let out = splice.insert(at);
-        make_room(server, statement.clone(), limit, out)?;
-        let server_name = statement.server_name();
-        encode::parse(
-            out,
-            server_name.as_bytes(),
-            statement.query(),
-            statement.parameter_types(),
-        )?;
-        server
-            .ledger
-            .push(Owed::pooler(Expects::Parse).keyed(statement.id()));
-        Ok(true)
+        Ok(Some(id))
     }
 }
 

@@ -112,7 +112,8 @@ impl Budget {
     }
 
     fn publish(&self, state: &State) {
-        let excess = state.used.checked_sub(state.limit).unwrap_or(0);
+        // A distance, not accounting: below the limit it is none.
+        let excess = state.used.saturating_sub(state.limit);
         self.excess.store(excess, Ordering::Release);
         self.blocked.store(state.blocked(), Ordering::Release);
     }

@@ -5,6 +5,7 @@
 //! - `slots` = idle + active + connecting; a claim is made only while `slots < size`;
 //! - `connecting` <= `connecting_max` when a claim is made; every claim ends exactly once;
 //! - every slot holds one slot of every budget.
+//!
 //! `room` and `excess` are hints published from under the lock. A budget's lock nests inside.
 
 use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -110,7 +111,8 @@ impl Growth {
         let mut state = self.state.lock();
         let result = section(&mut state);
         self.room.store(state.room(), Ordering::Release);
-        let excess = state.slots.checked_sub(state.size).unwrap_or(0);
+        // A distance, not accounting: below the size it is none.
+        let excess = state.slots.saturating_sub(state.size);
         self.excess.store(excess, Ordering::Release);
         result
     }

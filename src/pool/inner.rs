@@ -13,11 +13,11 @@ use crate::primitives::{Arc, Tick, Weak};
 use crate::timeouts::{Deadlines, Registration, TimeoutHandle};
 
 use super::budget::{self, Budget, Member, Todo};
+use super::front::Checkout;
 use super::growth::{Claim, Dialled, Grant, Growth};
 use super::lease::{Conn, Lease};
 use super::limits::{Hint, PoolLimits, Refusal, unlimited_if_zero};
 use super::permit::Permit;
-use super::pool::Checkout;
 use super::shard::{Enqueued, Shard, ShardState};
 use super::ticket::{Handed, Ticket};
 use super::waiter::{Gift, Phase, Tag, Waiter};
@@ -74,7 +74,7 @@ impl<C: Send + 'static> Inner<C> {
     ) -> Arc<Self> {
         assert!(shards > 0, "BUG: a pool needs a shard");
         let member = budget::next_id();
-        let inner = Arc::new_cyclic(|weak: &Weak<Self>| {
+        Arc::new_cyclic(|weak: &Weak<Self>| {
             let growth = Growth::new(limits, budgets, member);
             for budget in growth.budgets() {
                 budget.join(member, weak.clone());
@@ -92,8 +92,7 @@ impl<C: Send + 'static> Inner<C> {
                 rescued: PlainCounter::new(0),
                 returned: PlainCounter::new(0),
             }
-        });
-        inner
+        })
     }
 
     /// The moment, for paths whose caller brings none. All of them are slow ones.
@@ -308,6 +307,31 @@ impl<C: Send + 'static> Inner<C> {
         let now = self.now();
         self.settle(now, &mut todo);
         budget::drain(now, &mut todo);
+    }
+
+    /// Ends a failed dial and puts its owner in line again. The back-off is in force before it is
+    /// in line, so that it does not get its own slot back; nobody is served between the two, so that
+    /// a slot which may be used at once goes by the order of tickets.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, and each is a part of its permit"
+    )]
+    pub(super) fn redial_later(
+        &self,
+        grant: Grant,
+        retry_at: Tick,
+        home: Arc<Home<C>>,
+        place: Option<Tag>,
+        hint_state: u64,
+        now: Tick,
+    ) -> Ticket<C> {
+        let mut todo = Todo::new();
+        self.growth.end(grant, Dialled::Failed(retry_at), &mut todo);
+        self.registration.arm(retry_at);
+        let ticket = self.wait_again(home, place, hint_state, now);
+        self.settle(now, &mut todo);
+        budget::drain(now, &mut todo);
+        ticket
     }
 
     /// Brings a connection to a waiter, else to the idle stack of its home, else to its end.

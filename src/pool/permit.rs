@@ -61,9 +61,10 @@ impl<C: Send + 'static> Permit<C> {
     /// caller was admitted before.
     pub fn requeue(mut self, retry_at: Tick, hint: Hint, now: Tick) -> Ticket<C> {
         let grant = self.grant.take().expect("BUG: a permit without a grant");
-        let inner = &self.home.inner;
-        inner.end_dial(grant, Dialled::Failed(retry_at));
-        inner.wait_again(self.home.sibling(hint.shard), self.origin, hint.state, now)
+        let home = self.home.sibling(hint.shard);
+        self.home
+            .inner
+            .redial_later(grant, retry_at, home, self.origin, hint.state, now)
     }
 }
 

@@ -17,7 +17,6 @@ use super::permit::Permit;
 use super::waiter::{Gift, Phase, Waiter};
 
 /// How a wait ended.
-#[derive(Debug)]
 pub enum Outcome<C: Send + 'static> {
     /// A connection was handed over.
     Handed(Lease<C>),
@@ -30,6 +29,20 @@ pub enum Outcome<C: Send + 'static> {
     },
     /// The pool was closed, or gave up on its node.
     Refused(Refusal),
+}
+
+// By hand: a derived one would ask for it of the connection.
+impl<C: Send + 'static> std::fmt::Debug for Outcome<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Handed(lease) => f.debug_tuple("Handed").field(lease).finish(),
+            Outcome::Connect(permit) => f.debug_tuple("Connect").field(permit).finish(),
+            Outcome::Expired { waited } => {
+                f.debug_struct("Expired").field("waited", waited).finish()
+            }
+            Outcome::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
+        }
+    }
 }
 
 /// What a giver brought.
@@ -60,6 +73,15 @@ impl<C: Send + 'static> Ticket<C> {
             waiter: Some(waiter),
             node,
         }
+    }
+
+    /// The pool-wide ticket number: the order of arrival. It outlives a hand-off: a permit that is
+    /// requeued waits again with it.
+    ///
+    /// # Panics
+    /// If the ticket has been resolved.
+    pub fn number(&self) -> u64 {
+        self.waiter().tag().ticket
     }
 
     /// Asks whether the wait is over; if not, `cx`'s waker is woken when it is.
@@ -103,9 +125,11 @@ impl<C: Send + 'static> Ticket<C> {
             let inner = &self.home.inner;
             match gift {
                 Gift::Conn(conn) if inner.is_stale(&conn) => {
-                    inner.retire(conn);
+                    // In line again before the slot is free: it is still the oldest that gets it.
                     let (home, now) = (Arc::clone(&self.home), inner.now());
-                    *self = self.home.inner.wait_again(home, Some(tag), tag.state, now);
+                    let again = inner.wait_again(home, Some(tag), tag.state, now);
+                    inner.retire(conn);
+                    *self = again;
                 }
                 Gift::Conn(conn) => {
                     return Some(Handed::Lease(Lease::new(Arc::clone(&self.home), conn)));

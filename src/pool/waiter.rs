@@ -174,6 +174,11 @@ impl<C> Waiter<C> {
         (gift, cell.tag)
     }
 
+    /// Its place in the queue, as it was when it was linked.
+    pub(super) fn tag(&self) -> Tag {
+        self.cell.lock().tag
+    }
+
     /// How long an expired waiter waited.
     pub(super) fn waited(&self) -> Duration {
         self.cell.lock().waited

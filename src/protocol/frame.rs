@@ -21,10 +21,16 @@ pub const HEADER_LEN: usize = 5;
 /// Postgres: `PQ_SMALL_MESSAGE_LIMIT`, in bytes, the length word included, the type byte not.
 pub const SMALL_LENGTH_MAX: u32 = 10_000;
 
-/// The greatest length word of any message, just below 1 GiB.
+/// The greatest length word of a frontend message, just below 1 GiB.
 ///
 /// Postgres: `PQ_LARGE_MESSAGE_LIMIT`, counted as [`SMALL_LENGTH_MAX`].
 pub const LARGE_LENGTH_MAX: u32 = 0x3fff_fffe;
+
+/// The greatest length word of a backend message.
+///
+/// Postgres builds a body in a buffer that holds just less than 1 GiB, to which the length word
+/// adds itself.
+pub const BACKEND_LARGE_LENGTH_MAX: u32 = LARGE_LENGTH_MAX + 4;
 
 /// The greatest length word of a frontend message before login is done.
 ///
@@ -132,7 +138,7 @@ pub fn backend_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
 pub fn backend_login_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
     match backend_header(bytes)? {
         Some(Header { tag, len }) if len > BACKEND_SMALL_LENGTH_MAX as usize + 1 => {
-            // The table capped the length below 1 GiB, hence the conversion is exact.
+            // The table caps the length far below `i32::MAX`, hence the conversion is exact.
             Err(FrameError::Length {
                 tag,
                 length: (len - 1) as i32,
@@ -243,29 +249,29 @@ static BACKEND: [Bounds; 256] = table([
     (backend::BIND_COMPLETE, 4, 4),
     (backend::CLOSE_COMPLETE, 4, 4),
     (backend::COMMAND_COMPLETE, 5, BACKEND_SMALL_LENGTH_MAX),
-    (backend::COPY_BOTH_RESPONSE, 7, LARGE_LENGTH_MAX),
-    (backend::COPY_DATA, 4, LARGE_LENGTH_MAX),
+    (backend::COPY_BOTH_RESPONSE, 7, BACKEND_LARGE_LENGTH_MAX),
+    (backend::COPY_DATA, 4, BACKEND_LARGE_LENGTH_MAX),
     (backend::COPY_DONE, 4, 4),
-    (backend::COPY_IN_RESPONSE, 7, LARGE_LENGTH_MAX),
-    (backend::COPY_OUT_RESPONSE, 7, LARGE_LENGTH_MAX),
-    (backend::DATA_ROW, 6, LARGE_LENGTH_MAX),
+    (backend::COPY_IN_RESPONSE, 7, BACKEND_LARGE_LENGTH_MAX),
+    (backend::COPY_OUT_RESPONSE, 7, BACKEND_LARGE_LENGTH_MAX),
+    (backend::DATA_ROW, 6, BACKEND_LARGE_LENGTH_MAX),
     (backend::EMPTY_QUERY_RESPONSE, 4, 4),
-    (backend::ERROR_RESPONSE, 5, LARGE_LENGTH_MAX),
-    (backend::FUNCTION_CALL_RESPONSE, 8, LARGE_LENGTH_MAX),
+    (backend::ERROR_RESPONSE, 5, BACKEND_LARGE_LENGTH_MAX),
+    (backend::FUNCTION_CALL_RESPONSE, 8, BACKEND_LARGE_LENGTH_MAX),
     (
         backend::NEGOTIATE_PROTOCOL_VERSION,
         12,
         BACKEND_SMALL_LENGTH_MAX,
     ),
     (backend::NO_DATA, 4, 4),
-    (backend::NOTICE_RESPONSE, 5, LARGE_LENGTH_MAX),
-    (backend::NOTIFICATION_RESPONSE, 10, LARGE_LENGTH_MAX),
-    (backend::PARAMETER_DESCRIPTION, 6, LARGE_LENGTH_MAX),
+    (backend::NOTICE_RESPONSE, 5, BACKEND_LARGE_LENGTH_MAX),
+    (backend::NOTIFICATION_RESPONSE, 10, BACKEND_LARGE_LENGTH_MAX),
+    (backend::PARAMETER_DESCRIPTION, 6, BACKEND_LARGE_LENGTH_MAX),
     (backend::PARAMETER_STATUS, 6, BACKEND_SMALL_LENGTH_MAX),
     (backend::PARSE_COMPLETE, 4, 4),
     (backend::PORTAL_SUSPENDED, 4, 4),
     (backend::READY_FOR_QUERY, 5, 5),
-    (backend::ROW_DESCRIPTION, 6, LARGE_LENGTH_MAX),
+    (backend::ROW_DESCRIPTION, 6, BACKEND_LARGE_LENGTH_MAX),
 ]);
 
 #[cfg(test)]

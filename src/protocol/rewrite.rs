@@ -1,7 +1,7 @@
 //! Messages under another statement name, for prepared statements that many clients share.
 //!
-//! It must not know which name replaces which. Invariants: what is not a name stays byte for byte as
-//! the client sent it, a rewritten length is checked against the same cap as a length that comes
+//! It must not know which name replaces which. Invariants: what is not a name stays byte for byte
+//! as the client sent it, a rewritten length is checked against the same cap as a length that comes
 //! from outside, and nothing is written on failure.
 //!
 //! A Bind may be large, so that only its head is rewritten: header and names. The rest is sent from

@@ -66,6 +66,8 @@ impl fmt::Debug for Initial {
 }
 
 /// A StartupMessage, taken apart. All text is in the client's encoding and holds no NUL.
+///
+/// It is bounded by the packet: no more than 10,000 bytes of text in at most 3,331 parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Startup {
     /// The major protocol version: always 3.

@@ -23,6 +23,7 @@ use crate::primitives::Tick;
 use crate::protocol::TransactionStatus;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::ledger::Ledger;
+use crate::protocol::startup::Parameter;
 
 /// Messages up to this length are held back until they are whole, if they have to be looked into;
 /// longer ones stream through.
@@ -185,7 +186,7 @@ impl ServerShared {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Greeting {
     /// (name, value) as reported.
-    pub parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub parameters: Vec<Parameter>,
 }
 
 impl Greeting {

@@ -227,10 +227,6 @@ impl Hub {
         }
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "one caller, three parts of a source"
-    )]
     fn pop_due(&self, now: Tick) -> Option<(u64, Weak<dyn Deadlines>, Arc<AtomicU64>)> {
         let mut heads = self.heads.lock();
         let (deadline, id) = heads.queue.first().copied().filter(|(at, _)| *at <= now)?;

@@ -3,6 +3,7 @@
 //! Invariant: owned by one [`TimeoutThread`], which stops and joins it.
 
 use std::io;
+use std::time::Duration;
 
 use crate::primitives::thread::{self, JoinHandle};
 use crate::primitives::{Arc, Tick};
@@ -10,6 +11,11 @@ use crate::primitives::{Arc, Tick};
 use super::heads::{Hub, Nap, TimeoutHandle};
 
 const NAME: &str = "pgbaton-timeouts";
+
+/// How late the thread may come: deadlines that follow each other by microseconds are one wake-up,
+/// and a storm of them costs at most a thousand a second. Nobody is served in between: givers check
+/// deadlines themselves.
+const SLACK: Duration = Duration::from_millis(1);
 
 /// The owner of the timeout thread. Deadlines fire while it lives.
 pub struct TimeoutThread {
@@ -73,7 +79,7 @@ fn run(hub: &Hub) {
             Nap::Stop => return,
             Nap::Unarmed => thread::park(),
             Nap::Until(deadline) => {
-                let left = deadline.since(hub.now());
+                let left = deadline.after(SLACK).since(hub.now());
                 if !left.is_zero() {
                     thread::park_timeout(left);
                 }

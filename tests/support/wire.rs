@@ -12,6 +12,8 @@ use std::time::Duration;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
+use rustix::net::sockopt::set_socket_linger;
+
 use super::messages::{int32, int32_bytes, push_text, terminated, text};
 
 pub use super::messages::{
@@ -491,6 +493,15 @@ impl Wire {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Closes with a TCP reset, as the kernel of a client that was killed with unread data does.
+    pub fn reset(self) {
+        match &self.stream {
+            // A linger time of zero makes the close a reset.
+            Stream::Tcp(stream) => set_socket_linger(stream, Some(Duration::ZERO)).unwrap(),
+            Stream::Unix(_) => panic!("a unix socket has no reset"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Bodies of client messages: Parse, Bind, Describe, Close, Execute, Query and the login answers.
 //!
-//! It must not know which names exist or what SQL says. Invariant: a [`Bind`] is understood from its
-//! two names alone, since its values may be of any size and are streamed past us unread.
+//! It must not know which names exist or what SQL says. Invariant: a [`Bind`] is understood from
+//! its two names alone, since its values may be of any size and are streamed past us unread.
 
 use super::super::cursor::Cursor;
 use super::DecodeError;

@@ -124,7 +124,7 @@ fn an_error_has_both_severities_and_what_was_given() {
     let message = ErrorMessage::fatal(SqlState::TOO_MANY_CONNECTIONS, "no").with_hint("wait");
     assert_eq!(
         bytes!(error_response, &message),
-        b"E\0\0\0\x25SFATAL\0VFATAL\0C53300\0Mno\0Hwait\0\0"
+        b"E\0\0\0\x24SFATAL\0VFATAL\0C53300\0Mno\0Hwait\0\0"
     );
     let notice = ErrorMessage::notice("n").with_detail("d");
     assert_eq!(

@@ -21,7 +21,6 @@ pub struct Pool<C: Send + 'static> {
 }
 
 /// An answer to `Pool::checkout`.
-#[derive(Debug)]
 pub enum Checkout<C: Send + 'static> {
     /// A connection.
     Ready(Lease<C>),
@@ -31,6 +30,18 @@ pub enum Checkout<C: Send + 'static> {
     Wait(Ticket<C>),
     /// Nothing.
     Refused(Refusal),
+}
+
+// By hand: a derived one would ask for it of the connection.
+impl<C: Send + 'static> std::fmt::Debug for Checkout<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Checkout::Ready(lease) => f.debug_tuple("Ready").field(lease).finish(),
+            Checkout::Connect(permit) => f.debug_tuple("Connect").field(permit).finish(),
+            Checkout::Wait(ticket) => f.debug_tuple("Wait").field(ticket).finish(),
+            Checkout::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
+        }
+    }
 }
 
 impl<C: Send + 'static> Pool<C> {

@@ -1,0 +1,10 @@
+//! Unit tests of the pool, by topic. Single-threaded, in virtual time; threads are in `stress`.
+
+mod check;
+mod control;
+mod expiry;
+mod handoff;
+mod model;
+mod shared;
+mod stress;
+mod support;

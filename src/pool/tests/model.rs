@@ -1,0 +1,670 @@
+//! Random sequences of operations on two pools that share budgets, against a naive model.
+//!
+//! The model keeps plain vectors and knows the rules, not the machinery: who may be served, what a
+//! check-out must find, what must be true after every step. After every step all tickets are polled,
+//! so that the model sees exactly who was served by it.
+
+use std::collections::{HashMap, HashSet};
+use std::task::Poll;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::support::*;
+use crate::pool::*;
+use crate::primitives::{Arc, Tick};
+use crate::timeouts::TimeoutHandle;
+
+const SHARDS: usize = 3;
+const WAIT: Duration = Duration::from_millis(1_000);
+
+#[derive(Clone, Debug)]
+enum Op {
+    Checkout {
+        pool: usize,
+        shard: usize,
+        state: u64,
+    },
+    CheckIn {
+        pool: usize,
+        pick: usize,
+        shard: usize,
+        state: u64,
+    },
+    Discard {
+        pool: usize,
+        pick: usize,
+    },
+    Cancel {
+        pool: usize,
+        pick: usize,
+    },
+    Fulfil {
+        pool: usize,
+        pick: usize,
+    },
+    Fail {
+        pool: usize,
+        pick: usize,
+        back_off: u64,
+    },
+    Requeue {
+        pool: usize,
+        pick: usize,
+        shard: usize,
+        back_off: u64,
+    },
+    DropPermit {
+        pool: usize,
+        pick: usize,
+    },
+    Advance {
+        millis: u64,
+        sweep: bool,
+    },
+    Resize {
+        pool: usize,
+        size: usize,
+        connecting_max: usize,
+    },
+    Reconnect {
+        pool: usize,
+    },
+    RefuseWaiters {
+        pool: usize,
+    },
+    TakeIdle {
+        pool: usize,
+        shard: usize,
+        state: u64,
+    },
+    SetBudget {
+        budget: usize,
+        limit: usize,
+    },
+    Close {
+        pool: usize,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (pool, pick, shard, state) = (0..2usize, 0..64usize, 0..SHARDS, 0..3u64);
+    let place = (pool.clone(), pick.clone(), shard.clone(), state.clone());
+    let one = (pool.clone(), pick);
+    prop_oneof![
+        400 => (pool.clone(), shard.clone(), state.clone())
+            .prop_map(|(pool, shard, state)| Op::Checkout { pool, shard, state }),
+        320 => place.prop_map(|(pool, pick, shard, state)| Op::CheckIn { pool, pick, shard, state }),
+        80 => one.clone().prop_map(|(pool, pick)| Op::Discard { pool, pick }),
+        120 => one.clone().prop_map(|(pool, pick)| Op::Cancel { pool, pick }),
+        240 => one.clone().prop_map(|(pool, pick)| Op::Fulfil { pool, pick }),
+        40 => (one.clone(), 0..300u64)
+            .prop_map(|((pool, pick), back_off)| Op::Fail { pool, pick, back_off }),
+        40 => (one.clone(), shard.clone(), 0..300u64).prop_map(|((pool, pick), shard, back_off)| {
+            Op::Requeue { pool, pick, shard, back_off }
+        }),
+        40 => one.prop_map(|(pool, pick)| Op::DropPermit { pool, pick }),
+        120 => (0..400u64, any::<bool>()).prop_map(|(millis, sweep)| Op::Advance { millis, sweep }),
+        40 => (pool.clone(), 0..6usize, 0..4usize)
+            .prop_map(|(pool, size, connecting_max)| Op::Resize { pool, size, connecting_max }),
+        40 => pool.clone().prop_map(|pool| Op::Reconnect { pool }),
+        40 => pool.clone().prop_map(|pool| Op::RefuseWaiters { pool }),
+        40 => (pool.clone(), shard, state)
+            .prop_map(|(pool, shard, state)| Op::TakeIdle { pool, shard, state }),
+        40 => (0..2usize, 0..6usize).prop_map(|(budget, limit)| Op::SetBudget { budget, limit }),
+        1 => pool.prop_map(|pool| Op::Close { pool }),
+    ]
+}
+
+/// A waiter as the model sees it.
+struct Waiting {
+    ticket: Ticket<Conn>,
+    number: u64,
+    shard: usize,
+    state: u64,
+    deadline: Deadline,
+    /// Later waiters of its shard that were served first.
+    overtaken: u32,
+    /// The model no longer knows its age: it was put in line again, or somebody
+    /// was served in a way the model does not predict.
+    odd: bool,
+}
+
+struct Idle {
+    id: usize,
+    shard: usize,
+    state: u64,
+}
+
+/// The deadline of a wait, as far as the model knows: a permit from a check-out that had to stand in
+/// line for an instant keeps that place, another takes one when it is requeued.
+#[derive(Clone, Copy)]
+struct Deadline {
+    earliest: Tick,
+    latest: Option<Tick>,
+}
+
+/// One pool and its naive twin.
+struct Twin {
+    world: World,
+    limits: PoolLimits,
+    closed: bool,
+    leases: Vec<Lease<Conn>>,
+    /// With the deadline of the wait that got it, which it keeps if it is requeued; or, if it was
+    /// got by a check-out, when a wait that the check-out may have begun would end.
+    permits: Vec<(Permit<Conn>, Deadline)>,
+    waiting: Vec<Waiting>,
+}
+
+struct Bench {
+    twins: Vec<Twin>,
+    budgets: Vec<Arc<Budget>>,
+    budget_limits: Vec<usize>,
+    timeouts: TimeoutHandle,
+    now: Tick,
+    swept: Tick,
+}
+
+/// How often the interesting things happened, so that the test can show that they did.
+#[derive(Default)]
+struct Tally {
+    handed: usize,
+    granted: usize,
+    expired: usize,
+    refused: usize,
+    predicted: usize,
+}
+
+impl Twin {
+    fn new(budgets: Vec<Arc<Budget>>, timeouts: TimeoutHandle, limits: PoolLimits) -> Self {
+        let world = world_with(SHARDS, limits.clone(), budgets, timeouts);
+        let (leases, permits, waiting) = (vec![], vec![], vec![]);
+        Twin {
+            world,
+            limits,
+            closed: false,
+            leases,
+            permits,
+            waiting,
+        }
+    }
+
+    /// What is idle, longest first within a shard, read through the public view.
+    fn idle(&self) -> Vec<Idle> {
+        let mut idle = Vec::new();
+        self.world.pool.for_each_idle(|shard, conn, _| {
+            idle.push(Idle {
+                id: conn.id,
+                shard,
+                state: conn.state.get(),
+            });
+        });
+        idle
+    }
+
+    fn wait(&mut self, ticket: Ticket<Conn>, hint: Hint, deadline: Deadline) {
+        let Hint { shard, state } = hint;
+        let number = ticket.number();
+        let (overtaken, odd) = (0, false);
+        let waiting = Waiting {
+            ticket,
+            number,
+            shard,
+            state,
+            deadline,
+            overtaken,
+            odd,
+        };
+        self.waiting.push(waiting);
+    }
+
+    /// The naive rule for who gets a connection of `state` checked in on `shard`; `None` if the
+    /// model cannot tell, because somebody came back with an unknown age or is past its deadline.
+    fn receiver(&self, shard: usize, state: u64, now: Tick) -> Option<u64> {
+        let unclear = |waiter: &Waiting| waiter.odd || waiter.deadline.earliest <= now;
+        if self.waiting.is_empty() || self.waiting.iter().any(unclear) {
+            return None;
+        }
+        let of_shard = |shard| {
+            self.waiting
+                .iter()
+                .filter(move |waiter| waiter.shard == shard)
+        };
+        let oldest = self.waiting.iter().min_by_key(|waiter| waiter.number)?;
+        let own = of_shard(shard).map(|waiter| waiter.number).min();
+        let keep = own.is_some_and(|own| own - oldest.number <= self.limits.cross_shard_bound);
+        let mut line: Vec<_> = of_shard(if keep { shard } else { oldest.shard }).collect();
+        line.sort_by_key(|waiter| waiter.number);
+        for waiter in line.iter().take(16) {
+            if waiter.state == state {
+                return Some(waiter.number);
+            }
+            if waiter.overtaken >= self.limits.overtake_max {
+                break;
+            }
+        }
+        Some(line[0].number)
+    }
+
+    fn slots(&self) -> usize {
+        self.idle().len() + self.leases.len() + self.permits.len()
+    }
+}
+
+fn pick<T>(from: &mut Vec<T>, pick: usize) -> Option<T> {
+    (!from.is_empty()).then(|| from.remove(pick % from.len()))
+}
+
+impl Bench {
+    fn new(overtake_max: u32, cross_shard_bound: u64) -> Self {
+        let timeouts = TimeoutHandle::manual();
+        let budgets = vec![Budget::new("user", 5), Budget::new("node", 4)];
+        let limits = PoolLimits {
+            overtake_max,
+            cross_shard_bound,
+            ..limits(3)
+        };
+        let twin = || {
+            Twin::new(
+                budgets.iter().rev().cloned().collect(),
+                timeouts.clone(),
+                limits.clone(),
+            )
+        };
+        let twins = vec![twin(), twin()];
+        let (now, swept) = (Tick::ZERO, Tick::ZERO);
+        Bench {
+            twins,
+            budgets,
+            budget_limits: vec![5, 4],
+            timeouts,
+            now,
+            swept,
+        }
+    }
+
+    fn run(&mut self, op: &Op, tally: &mut Tally) {
+        let now = self.now;
+        match *op {
+            Op::Checkout { pool, shard, state } => {
+                self.checkout(pool, Hint { shard, state }, tally)
+            }
+            Op::CheckIn {
+                pool,
+                pick: at,
+                shard,
+                state,
+            } => {
+                self.check_in(pool, at, Hint { shard, state }, tally);
+            }
+            Op::Discard { pool, pick: at } => drop(pick(&mut self.twins[pool].leases, at)),
+            Op::Cancel { pool, pick: at } => drop(pick(&mut self.twins[pool].waiting, at)),
+            Op::DropPermit { pool, pick: at } => drop(pick(&mut self.twins[pool].permits, at)),
+            Op::Fulfil { pool, pick: at } => {
+                let twin = &mut self.twins[pool];
+                if let Some((permit, _)) = pick(&mut twin.permits, at) {
+                    twin.leases.push(permit.fulfil(twin.world.tally.dial()));
+                    assert_eq!(twin.world.pool.snapshot().retry_at, None);
+                }
+            }
+            Op::Fail {
+                pool,
+                pick: at,
+                back_off,
+            } => {
+                if let Some((permit, _)) = pick(&mut self.twins[pool].permits, at) {
+                    permit.fail(now.after(ms(back_off)));
+                }
+            }
+            Op::Requeue {
+                pool,
+                pick: at,
+                shard,
+                back_off,
+            } => {
+                let twin = &mut self.twins[pool];
+                if let Some((permit, deadline)) = pick(&mut twin.permits, at) {
+                    let hint = hint(shard);
+                    let ticket = permit.requeue(now.after(ms(back_off)), hint, now);
+                    let latest = deadline.latest.or(Some(now.after(WAIT)));
+                    let deadline = Deadline { latest, ..deadline };
+                    twin.wait(ticket, hint, deadline);
+                    twin.waiting.last_mut().unwrap().odd = true;
+                }
+            }
+            Op::Advance { millis, sweep } => {
+                self.now = now.after(ms(millis));
+                if sweep {
+                    self.swept = self.now;
+                    self.timeouts.run_due(self.now);
+                }
+            }
+            Op::Resize {
+                pool,
+                size,
+                connecting_max,
+            } => {
+                let twin = &mut self.twins[pool];
+                twin.limits = PoolLimits {
+                    size,
+                    connecting_max,
+                    ..twin.limits.clone()
+                };
+                twin.world.pool.set_limits(twin.limits.clone(), now);
+            }
+            Op::Reconnect { pool } => self.twins[pool].world.pool.bump_generation(),
+            Op::RefuseWaiters { pool } => self.twins[pool].world.pool.refuse_waiters(),
+            Op::TakeIdle { pool, shard, state } => {
+                let twin = &mut self.twins[pool];
+                let wanted = |idle: &&Idle| idle.shard == shard && idle.state == state;
+                let expected: Vec<_> = twin
+                    .idle()
+                    .iter()
+                    .filter(wanted)
+                    .map(|idle| idle.id)
+                    .collect();
+                let taken = twin
+                    .world
+                    .pool
+                    .take_idle(shard, |conn, _| conn.state.get() == state);
+                assert_eq!(
+                    taken.iter().map(|lease| lease.id).collect::<Vec<_>>(),
+                    expected
+                );
+                twin.leases.extend(taken);
+            }
+            Op::SetBudget { budget, limit } => {
+                self.budget_limits[budget] = limit;
+                self.budgets[budget].set_limit(limit, now);
+            }
+            Op::Close { pool } => {
+                self.twins[pool].closed = true;
+                self.twins[pool].world.pool.close();
+            }
+        }
+    }
+
+    fn checkout(&mut self, pool: usize, hint: Hint, tally: &mut Tally) {
+        let now = self.now;
+        let twin = &mut self.twins[pool];
+        let own: Vec<_> = twin
+            .idle()
+            .into_iter()
+            .filter(|idle| idle.shard == hint.shard)
+            .collect();
+        let same = own
+            .iter()
+            .rev()
+            .find(|idle| idle.state == hint.state)
+            .or(own.last());
+        let nobody_waits = twin.world.pool.snapshot().waiting == 0;
+        let expected = same.filter(|_| nobody_waits).map(|idle| idle.id);
+        let answer = twin.world.pool.checkout(hint, now);
+        match answer {
+            Checkout::Ready(lease) => {
+                assert!(
+                    nobody_waits
+                        || twin
+                            .waiting
+                            .iter()
+                            .all(|waiter| waiter.deadline.earliest <= now)
+                );
+                assert!(
+                    expected.is_none_or(|id| id == lease.id),
+                    "the warmest of its state"
+                );
+                tally.predicted += usize::from(expected.is_some());
+                twin.leases.push(lease);
+            }
+            Checkout::Connect(permit) => {
+                assert_eq!(
+                    expected, None,
+                    "an idle connection of its own shard comes first"
+                );
+                let earliest = now.after(WAIT);
+                twin.permits.push((
+                    permit,
+                    Deadline {
+                        earliest,
+                        latest: None,
+                    },
+                ));
+            }
+            Checkout::Wait(ticket) => {
+                assert_eq!(expected, None, "nobody waits beside an idle connection");
+                let earliest = now.after(WAIT);
+                twin.wait(
+                    ticket,
+                    hint,
+                    Deadline {
+                        earliest,
+                        latest: Some(earliest),
+                    },
+                );
+            }
+            Checkout::Refused(refusal) => {
+                assert!(refusal == Refusal::Closed && twin.closed, "{refusal:?}");
+            }
+        }
+    }
+
+    fn check_in(&mut self, pool: usize, at: usize, hint: Hint, tally: &mut Tally) {
+        let now = self.now;
+        let over = |used: usize, limit: usize| limit != 0 && used > limit;
+        let mut budgets = self.budgets.iter().zip(&self.budget_limits);
+        let shed = budgets.any(|(budget, limit)| over(budget.used(), *limit));
+        let twin = &mut self.twins[pool];
+        let shed = shed || over(twin.slots(), twin.limits.size);
+        let Some(lease) = pick(&mut twin.leases, at) else {
+            return;
+        };
+        lease.state.set(hint.state);
+        let expected = match lease.is_stale() || shed {
+            true => None,
+            false => twin.receiver(hint.shard, hint.state, now),
+        };
+        let before = twin.world.pool.snapshot().hand_offs;
+        lease.check_in(hint, now);
+        if let Some(number) = expected {
+            assert_eq!(twin.world.pool.snapshot().hand_offs, before + 1);
+            let waiter = twin
+                .waiting
+                .iter_mut()
+                .find(|waiter| waiter.number == number)
+                .unwrap();
+            let got = handed(&mut waiter.ticket);
+            twin.leases.push(got);
+            let (number, shard) = (waiter.number, waiter.shard);
+            twin.waiting.retain(|waiter| waiter.number != number);
+            for waiter in &mut twin.waiting {
+                waiter.overtaken += u32::from(waiter.shard == shard && waiter.number < number);
+                assert!(waiter.odd || waiter.overtaken <= twin.limits.overtake_max);
+            }
+            tally.predicted += 1;
+            tally.handed += 1;
+        }
+    }
+
+    /// Polls every ticket and moves the served ones.
+    fn collect(&mut self, op: &Op, tally: &mut Tally) {
+        // Operations without a moment of their own use the timeout thread's clock.
+        let clock = match op {
+            Op::Discard { .. }
+            | Op::Cancel { .. }
+            | Op::DropPermit { .. }
+            | Op::Fulfil { .. }
+            | Op::Fail { .. }
+            | Op::Reconnect { .. } => self.swept,
+            _ => self.now,
+        };
+        for twin in &mut self.twins {
+            let handed_before = tally.handed;
+            for mut waiter in std::mem::take(&mut twin.waiting) {
+                match poll(&mut waiter.ticket) {
+                    Poll::Pending => twin.waiting.push(waiter),
+                    Poll::Ready(Outcome::Handed(lease)) => {
+                        assert!(
+                            waiter.deadline.latest > Some(clock),
+                            "served past its deadline"
+                        );
+                        tally.handed += 1;
+                        twin.leases.push(lease);
+                    }
+                    Poll::Ready(Outcome::Connect(permit)) => {
+                        assert!(
+                            waiter.deadline.latest > Some(clock.min(self.swept)),
+                            "served past its deadline"
+                        );
+                        tally.granted += 1;
+                        twin.permits.push((permit, waiter.deadline));
+                    }
+                    Poll::Ready(Outcome::Expired { waited }) => {
+                        assert!(waiter.deadline.earliest <= self.now);
+                        assert!(waited >= WAIT);
+                        tally.expired += 1;
+                    }
+                    Poll::Ready(Outcome::Refused(refusal)) => {
+                        assert!(refusal == Refusal::ConnectFailed || twin.closed);
+                        tally.refused += 1;
+                    }
+                }
+            }
+            if tally.handed > handed_before {
+                twin.waiting.iter_mut().for_each(|waiter| waiter.odd = true);
+            }
+        }
+    }
+
+    /// What must hold after every step.
+    fn check(&self) {
+        let slots: Vec<usize> = self.twins.iter().map(Twin::slots).collect();
+        for budget in &self.budgets {
+            assert_eq!(budget.used(), slots.iter().sum::<usize>(), "{budget:?}");
+        }
+        let mut ids = HashSet::new();
+        for twin in &self.twins {
+            ids.clear();
+            let idle = twin.idle();
+            let seen = twin.world.pool.snapshot();
+            assert_eq!(seen.rescued_waiters, 0);
+            let figures = (seen.idle, seen.active, seen.connecting, seen.waiting);
+            let (active, connecting) = (twin.leases.len(), twin.permits.len());
+            assert_eq!(
+                figures,
+                (idle.len(), active, connecting, twin.waiting.len())
+            );
+            assert_eq!(twin.world.tally.open(), idle.len() + active);
+            let leased = twin.leases.iter().map(|lease| lease.id);
+            assert!(
+                idle.iter()
+                    .map(|idle| idle.id)
+                    .chain(leased)
+                    .all(|id| ids.insert(id))
+            );
+            assert!(!twin.closed || (idle.is_empty() && twin.waiting.is_empty()));
+        }
+        self.nobody_is_stranded(&slots);
+    }
+
+    /// If there is something to give, nobody waits for it.
+    fn nobody_is_stranded(&self, slots: &[usize]) {
+        let zero_is_many = |limit: usize| if limit == 0 { usize::MAX } else { limit };
+        let used: usize = slots.iter().sum();
+        let room_in_budgets = self
+            .budget_limits
+            .iter()
+            .all(|limit| used < zero_is_many(*limit));
+        // A budget exactly full can be relieved by closing one idle connection of another pool.
+        let relievable = self
+            .budget_limits
+            .iter()
+            .all(|limit| used <= zero_is_many(*limit));
+        for (at, twin) in self.twins.iter().enumerate() {
+            let alive = |waiter: &&Waiting| waiter.deadline.earliest > self.now;
+            let Some(waiter) = twin.waiting.iter().find(alive) else {
+                continue;
+            };
+            assert!(
+                twin.idle().is_empty(),
+                "ticket {} waits beside an idle one",
+                waiter.number
+            );
+            let seen = twin.world.pool.snapshot();
+            let may_dial = slots[at] < zero_is_many(twin.limits.size)
+                && twin.permits.len() < zero_is_many(twin.limits.connecting_max)
+                && seen
+                    .retry_at
+                    .is_none_or(|at| at <= self.swept && twin.permits.is_empty());
+            let others = self
+                .twins
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != at);
+            let evictable = others
+                .filter(|(_, other)| other.waiting.is_empty() && !other.idle().is_empty())
+                .count();
+            let stranded = may_dial && (room_in_budgets || (relievable && evictable > 0));
+            assert!(
+                !stranded,
+                "ticket {} waits beside a free slot",
+                waiter.number
+            );
+        }
+    }
+}
+
+fn play(ops: &[Op], overtake_max: u32, bound: u64) -> Tally {
+    let mut bench = Bench::new(overtake_max, bound);
+    let mut tally = Tally::default();
+    for op in ops {
+        bench.run(op, &mut tally);
+        bench.collect(op, &mut tally);
+        bench.check();
+    }
+    let budgets = std::mem::take(&mut bench.budgets);
+    drop(bench);
+    assert!(
+        budgets.iter().all(|budget| budget.used() == 0),
+        "everything was given back"
+    );
+    tally
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sequences_agree_with_the_naive_model(
+        ops in proptest::collection::vec(op(), 1..200),
+        overtake_max in 0..3u32,
+        bound in 0..6u64,
+    ) {
+        play(&ops, overtake_max, bound);
+    }
+}
+
+/// The model test above means nothing if its sequences never get anywhere.
+#[test]
+fn the_sequences_reach_every_kind_of_outcome() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut sums: HashMap<&str, usize> = HashMap::new();
+    for _ in 0..100 {
+        let ops = proptest::collection::vec(op(), 200)
+            .new_tree(&mut runner)
+            .unwrap()
+            .current();
+        let tally = play(&ops, 2, 4);
+        for (kind, count) in [
+            ("handed", tally.handed),
+            ("granted", tally.granted),
+            ("expired", tally.expired),
+            ("refused", tally.refused),
+            ("predicted", tally.predicted),
+        ] {
+            *sums.entry(kind).or_default() += count;
+        }
+    }
+    assert!(sums.values().all(|count| *count >= 50), "{sums:?}");
+}
