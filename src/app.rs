@@ -62,18 +62,12 @@ pub enum StartError {
 /// [`StartError`]; once it has started it ends by signal only.
 pub fn run(config_path: &Path) -> Result<(), StartError> {
     let loaded = load(config_path)?;
-    logs::init(
-        loaded.config.general.log_format,
-        loaded.config.general.log_level,
-    )?;
+    logs::init(loaded.config.general.log_format, loaded.config.general.log_level)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit(&loaded.config);
-    let control = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Worker)?;
+    let control = Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
     control.block_on(async {
         let running = Running::start(config_path, loaded.config)?;
         running.serve().await;
@@ -218,10 +212,7 @@ impl Running {
             // Again and again: a client may have logged in since the last time.
             self.hub.signal_all(ClientSignal::Drain);
             if deadline.is_some_and(|deadline| clock::now() >= deadline) {
-                tracing::warn!(
-                    clients = self.hub.tasks.len(),
-                    "shutdown_timeout: not waiting on"
-                );
+                tracing::warn!(clients = self.hub.tasks.len(), "shutdown_timeout: not waiting on");
                 return;
             }
             tokio::select! {
@@ -244,10 +235,7 @@ impl Running {
             }
         };
         if tokio::time::timeout(KILL_GRACE, kill).await.is_err() {
-            tracing::warn!(
-                left = self.hub.tasks.len(),
-                "sessions still cleaning up are cut off"
-            );
+            tracing::warn!(left = self.hub.tasks.len(), "sessions still cleaning up are cut off");
         }
         for pool in self.hub.pools.all() {
             pool.pool.close();
@@ -271,21 +259,14 @@ impl Running {
 
 fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    config
-        .general
-        .workers
-        .unwrap_or_else(cores)
-        .clamp(1, WORKERS_MAX)
+    config.general.workers.unwrap_or_else(cores).clamp(1, WORKERS_MAX)
 }
 
 fn start_worker(
     index: usize,
     stop: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), StartError> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Worker)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
     let handle = runtime.handle().clone();
     let body = move || runtime.block_on(stop.cancelled_owned());
     let thread = tasks::thread(&format!("worker-{index}"), body).map_err(StartError::Worker)?;
@@ -298,28 +279,16 @@ fn open_listeners(config: &Config, handle: &Handle) -> Result<Vec<Listener>, Sta
     let general = &config.general;
     let mut listeners = Vec::new();
     for addr in listen_addrs(config)? {
-        let listener =
-            bind_tcp(addr, general.listen_backlog).map_err(|source| StartError::Listen {
-                place: addr.to_string(),
-                source,
-            })?;
+        let listener = bind_tcp(addr, general.listen_backlog)
+            .map_err(|source| StartError::Listen { place: addr.to_string(), source })?;
         listeners.push(listener);
     }
     if let Some(dir) = &general.unix_socket_dir {
-        let listener =
-            bind_unix(dir, general.listen_port, general.unix_socket_mode).map_err(|source| {
-                StartError::Listen {
-                    place: dir.display().to_string(),
-                    source,
-                }
-            })?;
+        let listener = bind_unix(dir, general.listen_port, general.unix_socket_mode)
+            .map_err(|source| StartError::Listen { place: dir.display().to_string(), source })?;
         listeners.push(listener);
     }
-    if listeners.is_empty() {
-        Err(StartError::NoListener)
-    } else {
-        Ok(listeners)
-    }
+    if listeners.is_empty() { Err(StartError::NoListener) } else { Ok(listeners) }
 }
 
 fn listen_addrs(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
@@ -335,12 +304,9 @@ fn listen_addrs(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
             }
             ListenAddr::Ip(ip) => addrs.push(SocketAddr::new(*ip, port)),
             ListenAddr::Name(name) => {
-                let resolved = (name.as_str(), port).to_socket_addrs().map_err(|source| {
-                    StartError::Listen {
-                        place: name.clone(),
-                        source,
-                    }
-                })?;
+                let resolved = (name.as_str(), port)
+                    .to_socket_addrs()
+                    .map_err(|source| StartError::Listen { place: name.clone(), source })?;
                 addrs.extend(resolved);
             }
         }
@@ -353,10 +319,7 @@ fn listen_addrs(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
 fn raise_descriptor_limit(config: &Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(e) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }

@@ -75,35 +75,19 @@ const EVERYWHERE: &[&str] = &[""];
 const TIMELESS: &[&str] = &["pool/", "timeouts/", "buffer/", "protocol/", "auth/"];
 const SPAWNERS: &[(&str, &str)] = &[
     ("tasks.rs", "it is the spawner"),
-    (
-        "timeouts/",
-        "one named thread, joined by its owner; the room may not name tasks",
-    ),
-    (
-        "cli/throwaway/",
-        "child processes, each ended and waited for by its guard",
-    ),
-    (
-        "primitives/",
-        "starts the thread of timeouts/, or its model",
-    ),
+    ("timeouts/", "one named thread, joined by its owner; the room may not name tasks"),
+    ("cli/throwaway/", "child processes, each ended and waited for by its guard"),
+    ("primitives/", "starts the thread of timeouts/, or its model"),
 ];
-const PRINTERS: &[(&str, &str)] = &[
-    ("cli/", "its output is for the user"),
-    ("main.rs", "it reports the last error"),
-];
+const PRINTERS: &[(&str, &str)] =
+    &[("cli/", "its output is for the user"), ("main.rs", "it reports the last error")];
 
 const fn ban(
     text: &'static str,
     except: &'static [(&'static str, &'static str)],
     instead: &'static str,
 ) -> Ban {
-    Ban {
-        text,
-        within: EVERYWHERE,
-        except,
-        instead,
-    }
+    Ban { text, within: EVERYWHERE, except, instead }
 }
 
 #[rustfmt::skip]
@@ -134,13 +118,8 @@ const BANS: &[Ban] = &[
 ];
 
 /// Words that belong to a workplace, not to the project; cut in two so as not to find themselves.
-const FOREIGN_WORDS: &[(&str, &str)] = &[
-    ("/wor", "k/"),
-    ("/roo", "t/"),
-    ("/far", "m/"),
-    ("FIX", "ME"),
-    ("#[ign", "ore"),
-];
+const FOREIGN_WORDS: &[(&str, &str)] =
+    &[("/wor", "k/"), ("/roo", "t/"), ("/far", "m/"), ("FIX", "ME"), ("#[ign", "ore")];
 /// What is searched for them, and for lines that are too long.
 const TEXTS: &[&str] = &["src", "tests", "benches", "fuzz", "loadtest", "docs", ".ci"];
 
@@ -155,19 +134,11 @@ fn files(folder: &Path, endings: &[&str]) -> Vec<(String, String)> {
     while let Some(current) = folders.pop() {
         for entry in fs::read_dir(&current).into_iter().flatten().flatten() {
             let path = entry.path();
-            let ending = path
-                .extension()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let ending = path.extension().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
             } else if endings.contains(&ending.as_str()) {
-                let name = path
-                    .strip_prefix(folder)
-                    .unwrap()
-                    .to_string_lossy()
-                    .replace('\\', "/");
+                let name = path.strip_prefix(folder).unwrap().to_string_lossy().replace('\\', "/");
                 found.push((name, fs::read_to_string(&path).unwrap()));
             }
         }
@@ -185,50 +156,33 @@ fn sources() -> Vec<(String, String)> {
 /// Whether a path below src/ holds nothing but tests.
 fn is_tests_file(name: &str) -> bool {
     let stem = name.trim_end_matches(".rs");
-    stem.split('/')
-        .any(|part| part == "tests" || part.ends_with("_tests"))
+    stem.split('/').any(|part| part == "tests" || part.ends_with("_tests"))
 }
 
 /// The room of a path below src/: its first part.
 fn room(name: &str) -> &str {
-    name.split('/')
-        .next()
-        .unwrap_or(name)
-        .trim_end_matches(".rs")
+    name.split('/').next().unwrap_or(name).trim_end_matches(".rs")
 }
 
 fn assert_none(what: &str, violations: &[String]) {
-    assert!(
-        violations.is_empty(),
-        "{what}:\n  {}",
-        violations.join("\n  ")
-    );
+    assert!(violations.is_empty(), "{what}:\n  {}", violations.join("\n  "));
 }
 
 fn layer_violations(name: &str, source: &str) -> Vec<String> {
     let own = room(name);
     let Some((_, allowed)) = LAYERS.iter().find(|(known, _)| *known == own) else {
-        return vec![format!(
-            "src/{name}: the room `{own}` has no layer; give it one in LAYERS"
-        )];
+        return vec![format!("src/{name}: the room `{own}` has no layer; give it one in LAYERS")];
     };
     let code = code_only(source);
     // Tests may look further: a pool's tests may drive it with what stands above it.
-    let code = if is_tests_file(name) {
-        String::new()
-    } else {
-        without_tests(&code)
-    };
+    let code = if is_tests_file(name) { String::new() } else { without_tests(&code) };
     let is_room = |name: &str| LAYERS.iter().any(|(known, _)| *known == name);
-    imports(
-        &code,
-        name == format!("{own}/mod.rs") || name == format!("{own}.rs"),
-    )
-    .into_iter()
-    .filter(|import| is_room(import) && import != own)
-    .filter(|import| !allowed.split_whitespace().any(|room| room == import))
-    .map(|import| format!("src/{name}: {own} may not name crate::{import}"))
-    .collect()
+    imports(&code, name == format!("{own}/mod.rs") || name == format!("{own}.rs"))
+        .into_iter()
+        .filter(|import| is_room(import) && import != own)
+        .filter(|import| !allowed.split_whitespace().any(|room| room == import))
+        .map(|import| format!("src/{name}: {own} may not name crate::{import}"))
+        .collect()
 }
 
 fn ban_violations(name: &str, source: &str) -> Vec<String> {
@@ -242,10 +196,7 @@ fn ban_violations(name: &str, source: &str) -> Vec<String> {
     };
     let applies = |ban: &&Ban| {
         ban.within.iter().any(|prefix| name.starts_with(prefix))
-            && !ban
-                .except
-                .iter()
-                .any(|(prefix, _)| name.starts_with(prefix))
+            && !ban.except.iter().any(|(prefix, _)| name.starts_with(prefix))
     };
     let hits = BANS.iter().filter(applies).flat_map(|ban| {
         code.match_indices(ban.text)
@@ -261,16 +212,10 @@ fn ban_violations(name: &str, source: &str) -> Vec<String> {
 
 fn size_violations(name: &str, source: &str) -> Vec<String> {
     let (lines, is_tests) = (source.lines().count(), is_tests_file(name));
-    let lines_max = if is_tests {
-        TESTS_FILE_LINES_MAX
-    } else {
-        FILE_LINES_MAX
-    };
+    let lines_max = if is_tests { TESTS_FILE_LINES_MAX } else { FILE_LINES_MAX };
     let file =
         (lines > lines_max).then(|| format!("src/{name}: {lines} lines, at most {lines_max}"));
-    let long = functions(&code_only(source))
-        .into_iter()
-        .filter(|f| f.lines > FUNCTION_LINES_MAX);
+    let long = functions(&code_only(source)).into_iter().filter(|f| f.lines > FUNCTION_LINES_MAX);
     let long = long.map(|f| {
         format!(
             "src/{name}:{}: fn {} has {} lines, at most {FUNCTION_LINES_MAX}",
@@ -291,9 +236,7 @@ fn text_violations(name: &str, text: &str) -> Vec<String> {
             .collect();
         let columns = line.chars().count();
         if is_code && columns > LINE_COLUMNS_MAX {
-            found.push(format!(
-                "{place}: {columns} columns, at most {LINE_COLUMNS_MAX}"
-            ));
+            found.push(format!("{place}: {columns} columns, at most {LINE_COLUMNS_MAX}"));
         }
         found
     };
@@ -310,10 +253,7 @@ fn header_violations(name: &str, source: &str) -> Vec<String> {
 
 /// All violations of one kind in src/.
 fn in_sources(check: fn(&str, &str) -> Vec<String>) -> Vec<String> {
-    sources()
-        .iter()
-        .flat_map(|(name, source)| check(name, source))
-        .collect()
+    sources().iter().flat_map(|(name, source)| check(name, source)).collect()
 }
 
 #[test]
@@ -335,37 +275,18 @@ fn no_banned_call_stands_outside_its_place() {
 fn every_file_opens_with_what_it_is_for() {
     let folders = ["src", "tests", "benches"].map(|folder| files(&root().join(folder), &["rs"]));
     let all = folders.concat();
-    let found: Vec<String> = all
-        .iter()
-        .flat_map(|(n, s)| header_violations(n, s))
-        .collect();
+    let found: Vec<String> = all.iter().flat_map(|(n, s)| header_violations(n, s)).collect();
     assert_none("module comments", &found);
 }
 
 #[test]
 fn no_line_is_too_long_and_no_word_is_foreign() {
     let endings = ["rs", "md", "sh", "toml", "py", "patch"];
-    let mut all: Vec<(String, String)> = TEXTS
-        .iter()
-        .flat_map(|folder| files(&root().join(folder), &endings))
-        .collect();
-    for name in [
-        "README.md",
-        "CHANGELOG.md",
-        "Cargo.toml",
-        "config.toml",
-        "Dockerfile",
-        "dev",
-    ] {
-        all.extend(
-            fs::read_to_string(root().join(name))
-                .ok()
-                .map(|text| (name.to_owned(), text)),
-        );
+    let mut all: Vec<(String, String)> =
+        TEXTS.iter().flat_map(|folder| files(&root().join(folder), &endings)).collect();
+    for name in ["README.md", "CHANGELOG.md", "Cargo.toml", "config.toml", "Dockerfile", "dev"] {
+        all.extend(fs::read_to_string(root().join(name)).ok().map(|text| (name.to_owned(), text)));
     }
-    let found: Vec<String> = all
-        .iter()
-        .flat_map(|(n, t)| text_violations(n, t))
-        .collect();
+    let found: Vec<String> = all.iter().flat_map(|(n, t)| text_violations(n, t)).collect();
     assert_none("texts", &found);
 }

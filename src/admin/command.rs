@@ -24,31 +24,17 @@ pub(super) enum Show {
 
 /// The names of what can be shown, as SHOW HELP lists them.
 pub(super) const SHOWN: [(&str, Show, &str); 5] = [
-    (
-        "CLIENTS",
-        Show::Clients,
-        "clients, their state and their server",
-    ),
+    ("CLIENTS", Show::Clients, "clients, their state and their server"),
     ("HELP", Show::Help, "this list"),
-    (
-        "POOLS",
-        Show::Pools,
-        "pools, their clients and servers by state",
-    ),
-    (
-        "SERVERS",
-        Show::Servers,
-        "server connections and their client",
-    ),
+    ("POOLS", Show::Pools, "pools, their clients and servers by state"),
+    ("SERVERS", Show::Servers, "server connections and their client"),
     ("VERSION", Show::Version, "the version of pgbaton"),
 ];
 
 impl Command {
     /// Reads one command; a closing semicolon may follow it.
     pub(super) fn parse(text: &str) -> Result<Self, ErrorMessage> {
-        let text = text
-            .trim()
-            .trim_end_matches(|c: char| c == ';' || c.is_whitespace());
+        let text = text.trim().trim_end_matches(|c: char| c == ';' || c.is_whitespace());
         let mut words = text.split_whitespace();
         let Some(verb) = words.next() else {
             return Ok(Self::Empty);
@@ -57,9 +43,7 @@ impl Command {
             return Err(invalid(text));
         }
         let (noun, rest) = (words.next().unwrap_or("HELP"), words.next());
-        let found = SHOWN
-            .iter()
-            .find(|(name, ..)| name.eq_ignore_ascii_case(noun));
+        let found = SHOWN.iter().find(|(name, ..)| name.eq_ignore_ascii_case(noun));
         match (found, rest) {
             (Some((_, what, _)), None) => Ok(Self::Show(*what)),
             _ => Err(invalid(text)),
@@ -92,10 +76,7 @@ mod tests {
     fn what_is_no_command_is_refused_with_its_text() {
         for text in ["SHOW ELEPHANTS", "SHOW POOLS NOW", "SELECT 1", "\u{e9}"] {
             let error = Command::parse(text).unwrap_err();
-            assert_eq!(
-                error.message,
-                format!("invalid command '{text}', use SHOW HELP;")
-            );
+            assert_eq!(error.message, format!("invalid command '{text}', use SHOW HELP;"));
         }
     }
 }

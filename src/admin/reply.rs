@@ -57,7 +57,5 @@ pub(super) fn table(out: &mut Vec<u8>, table: &Table) {
 }
 
 fn encode(message: &impl Message, buffer: &mut BytesMut) {
-    message
-        .encode(buffer)
-        .expect("BUG: the console's own messages are short");
+    message.encode(buffer).expect("BUG: the console's own messages are short");
 }

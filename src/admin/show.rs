@@ -59,18 +59,9 @@ const SOCKETS: &[(&str, Type)] = &[
 /// The table that was asked for, as of now.
 pub(super) fn table(hub: &Hub, what: Show) -> Table {
     match what {
-        Show::Clients => Table {
-            columns: SOCKETS,
-            rows: clients(hub),
-        },
-        Show::Pools => Table {
-            columns: POOLS,
-            rows: pools(hub),
-        },
-        Show::Servers => Table {
-            columns: SOCKETS,
-            rows: servers(hub),
-        },
+        Show::Clients => Table { columns: SOCKETS, rows: clients(hub) },
+        Show::Pools => Table { columns: POOLS, rows: pools(hub) },
+        Show::Servers => Table { columns: SOCKETS, rows: servers(hub) },
         Show::Version => Table {
             columns: &[("version", Text)],
             rows: vec![vec![format!("pgbaton {}", env!("CARGO_PKG_VERSION"))]],
@@ -96,9 +87,7 @@ fn pools(hub: &Hub) -> Vec<Vec<Cell>> {
             .filter(|s| s.state() == ServerState::Tested && s.pool_is(&pool.database, &pool.user))
             .count();
         let clients = usize::try_from(pool.clients.load(Ordering::Relaxed)).unwrap_or(0);
-        let wait = snapshot
-            .oldest_waiter
-            .map_or(Duration::ZERO, |since| now.since(since));
+        let wait = snapshot.oldest_waiter.map_or(Duration::ZERO, |since| now.since(since));
         let count = |n: usize| n.to_string();
         vec![
             pool.database.to_string(),
@@ -173,12 +162,7 @@ fn client_row(client: &ClientShared, now: Tick) -> Vec<Cell> {
 
 fn servers(hub: &Hub) -> Vec<Vec<Cell>> {
     let now = clock::now();
-    hub.pools
-        .servers
-        .all()
-        .iter()
-        .map(|server| server_row(server, now))
-        .collect()
+    hub.pools.servers.all().iter().map(|server| server_row(server, now)).collect()
 }
 
 fn server_row(server: &ServerShared, now: Tick) -> Vec<Cell> {
@@ -200,11 +184,7 @@ fn server_row(server: &ServerShared, now: Tick) -> Vec<Cell> {
         "0".to_owned(),
         "0".to_owned(),
         format!("s{}", server.id),
-        if client == 0 {
-            String::new()
-        } else {
-            format!("c{client}")
-        },
+        if client == 0 { String::new() } else { format!("c{client}") },
         server.backend_pid.to_string(),
         String::new(),
         String::new(),

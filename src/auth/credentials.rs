@@ -41,14 +41,12 @@ impl Secret {
     pub fn verify_plain(&self, user: &[u8], password: &[u8]) -> bool {
         match self {
             // Digests are compared, so that time does not even tell the length.
-            Self::Plain(known) => sha256(known)
-                .as_slice()
-                .ct_eq(sha256(password).as_slice())
-                .into(),
-            Self::Md5(secret) => md5_secret(user, password)
-                .encoded()
-                .ct_eq(&secret.encoded())
-                .into(),
+            Self::Plain(known) => {
+                sha256(known).as_slice().ct_eq(sha256(password).as_slice()).into()
+            }
+            Self::Md5(secret) => {
+                md5_secret(user, password).encoded().ct_eq(&secret.encoded()).into()
+            }
             Self::Scram(verifier) => verifier.verify_password(password),
         }
     }
@@ -85,25 +83,15 @@ mod tests {
         assert!(matches!(Secret::parse(VERIFIER), Secret::Scram(_)));
         let md5 = md5_secret(b"u", b"pencil").encoded();
         assert!(matches!(Secret::parse(&md5), Secret::Md5(_)));
-        for plain in [
-            &b""[..],
-            b"pencil",
-            b"md5",
-            b"SCRAM-SHA-256$",
-            b"\xff\x00",
-            &VERIFIER[1..],
-        ] {
+        for plain in [&b""[..], b"pencil", b"md5", b"SCRAM-SHA-256$", b"\xff\x00", &VERIFIER[1..]] {
             assert!(matches!(Secret::parse(plain), Secret::Plain(_)));
         }
     }
 
     #[test]
     fn every_form_verifies_the_password_and_refuses_another() {
-        let forms = [
-            b"pencil".to_vec(),
-            md5_secret(b"u", b"pencil").encoded().to_vec(),
-            VERIFIER.to_vec(),
-        ];
+        let forms =
+            [b"pencil".to_vec(), md5_secret(b"u", b"pencil").encoded().to_vec(), VERIFIER.to_vec()];
         for form in forms {
             let secret = Secret::parse(&form);
             assert!(secret.verify_plain(b"u", b"pencil"), "{secret:?}");
@@ -112,10 +100,7 @@ mod tests {
             }
             let is_md5 = matches!(secret, Secret::Md5(_));
             assert_eq!(secret.verify_plain(b"v", b"pencil"), !is_md5);
-            assert_eq!(
-                secret.to_md5(b"u").is_none(),
-                matches!(secret, Secret::Scram(_))
-            );
+            assert_eq!(secret.to_md5(b"u").is_none(), matches!(secret, Secret::Scram(_)));
         }
     }
 

@@ -24,12 +24,8 @@ impl Md5Secret {
     /// The secret in its stored form, or `None` if `stored` is not one.
     pub fn parse(stored: &[u8]) -> Option<Self> {
         let hex: [u8; 32] = stored.strip_prefix(PREFIX)?.try_into().ok()?;
-        let lower_hex = hex
-            .iter()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        lower_hex.then(|| Self {
-            hex: Zeroizing::new(hex),
-        })
+        let lower_hex = hex.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        lower_hex.then(|| Self { hex: Zeroizing::new(hex) })
     }
 
     /// The stored form. It is a secret.
@@ -46,9 +42,7 @@ impl std::fmt::Debug for Md5Secret {
 
 /// The secret that Postgres stores for this user and password.
 pub fn md5_secret(user: &[u8], password: &[u8]) -> Md5Secret {
-    Md5Secret {
-        hex: Zeroizing::new(hex_digest(password, user)),
-    }
+    Md5Secret { hex: Zeroizing::new(hex_digest(password, user)) }
 }
 
 /// What a client that knows the secret answers to `salt`, without the terminator.
@@ -63,10 +57,7 @@ pub fn md5_verify(secret: &Md5Secret, salt: [u8; 4], response: &[u8]) -> bool {
 }
 
 fn hex_digest(first: &[u8], second: &[u8]) -> [u8; 32] {
-    let digest = Md5::new()
-        .chain_update(first)
-        .chain_update(second)
-        .finalize();
+    let digest = Md5::new().chain_update(first).chain_update(second).finalize();
     let mut hex = [0; 32];
     for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(digest) {
         *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
@@ -75,11 +66,7 @@ fn hex_digest(first: &[u8], second: &[u8]) -> [u8; 32] {
 }
 
 const fn hex_digit(nibble: u8) -> u8 {
-    if nibble < 10 {
-        b'0' + nibble
-    } else {
-        b'a' + nibble - 10
-    }
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
 
 fn encode(hex: &[u8; 32]) -> [u8; ENCODED_LEN] {

@@ -42,11 +42,7 @@ pub type Key = Zeroizing<[u8; KEY_LEN]>;
 ///
 /// [`ScramError::Mechanism`], also for the `-PLUS` variant.
 pub fn check_mechanism(mechanism: &[u8]) -> Result<(), ScramError> {
-    if mechanism == MECHANISM {
-        Ok(())
-    } else {
-        Err(ScramError::Mechanism)
-    }
+    if mechanism == MECHANISM { Ok(()) } else { Err(ScramError::Mechanism) }
 }
 
 /// A fresh salt for [`Verifier::from_password`].
@@ -162,9 +158,7 @@ impl Verifier {
     /// Whether `client_key` is the one; in constant time.
     #[must_use]
     pub(super) fn accepts(&self, client_key: &Key) -> bool {
-        let right = sha256(client_key.as_slice())
-            .as_slice()
-            .ct_eq(self.stored_key.as_slice());
+        let right = sha256(client_key.as_slice()).as_slice().ct_eq(self.stored_key.as_slice());
         bool::from(right) & !self.doomed
     }
 
@@ -193,9 +187,7 @@ impl Eq for Verifier {}
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier")
-            .field("iterations", &self.iterations)
-            .finish_non_exhaustive()
+        f.debug_struct("Verifier").field("iterations", &self.iterations).finish_non_exhaustive()
     }
 }
 
@@ -258,9 +250,7 @@ impl ClientKeys {
 
 impl std::fmt::Debug for ClientKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientKeys")
-            .field("iterations", &self.iterations)
-            .finish_non_exhaustive()
+        f.debug_struct("ClientKeys").field("iterations", &self.iterations).finish_non_exhaustive()
     }
 }
 
@@ -270,9 +260,7 @@ pub(super) fn parse_iterations(digits: &[u8]) -> Option<u32> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    text.parse()
-        .ok()
-        .filter(|count| i32::try_from(*count).is_ok())
+    text.parse().ok().filter(|count| i32::try_from(*count).is_ok())
 }
 
 fn split_at_byte(bytes: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {

@@ -37,10 +37,7 @@ impl ClientFirst {
     }
 
     pub(super) fn with_nonce(user: &str, nonce: String) -> Self {
-        Self {
-            message: format!("{GS2_HEADER}n={user},r={nonce}"),
-            nonce,
-        }
+        Self { message: format!("{GS2_HEADER}n={user},r={nonce}"), nonce }
     }
 
     /// client-first-message, the data of the SASLInitialResponse.
@@ -73,17 +70,10 @@ impl ClientFirst {
         if !attributes.rest().is_empty() {
             return Err(Malformed::Garbage.into());
         }
-        let client_first_bare = self
-            .message
-            .strip_prefix(GS2_HEADER)
-            .expect("BUG: we wrote the header");
+        let client_first_bare =
+            self.message.strip_prefix(GS2_HEADER).expect("BUG: we wrote the header");
         let auth_prefix = [client_first_bare.as_bytes(), b",", server_first, b","].concat();
-        Ok(ClientChallenge {
-            nonce: nonce.to_vec(),
-            salt,
-            iterations,
-            auth_prefix,
-        })
+        Ok(ClientChallenge { nonce: nonce.to_vec(), salt, iterations, auth_prefix })
     }
 }
 
@@ -125,10 +115,7 @@ impl ClientChallenge {
         let server_signature = hmac(keys.server_key().as_slice(), &auth_message);
         let proof = encode_base64(proof.as_slice());
         let message = [without_proof.as_slice(), b",p=", proof.as_bytes()].concat();
-        Ok(ClientFinal {
-            message,
-            server_signature,
-        })
+        Ok(ClientFinal { message, server_signature })
     }
 }
 
@@ -162,11 +149,7 @@ impl ClientFinal {
             return Err(Malformed::Garbage.into());
         }
         let same = signature.as_slice().ct_eq(self.server_signature.as_slice());
-        if same.into() {
-            Ok(())
-        } else {
-            Err(ScramError::ServerSignature)
-        }
+        if same.into() { Ok(()) } else { Err(ScramError::ServerSignature) }
     }
 }
 

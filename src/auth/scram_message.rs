@@ -73,11 +73,7 @@ pub(super) fn check_nonce(nonce: &[u8]) -> Result<(), ScramError> {
     if nonce.is_empty() {
         return Err(Malformed::EmptyNonce.into());
     }
-    if nonce.iter().all(u8::is_ascii_graphic) {
-        Ok(())
-    } else {
-        Err(ScramError::NoncePrintable)
-    }
+    if nonce.iter().all(u8::is_ascii_graphic) { Ok(()) } else { Err(ScramError::NoncePrintable) }
 }
 
 /// A fresh nonce, in base64.

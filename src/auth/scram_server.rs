@@ -74,11 +74,8 @@ impl ServerFirst {
         server_nonce: &str,
     ) -> ServerFinal {
         let nonce = [&self.client_nonce, server_nonce.as_bytes()].concat();
-        let parameters = format!(
-            ",s={},i={}",
-            encode_base64(verifier.salt()),
-            verifier.iterations()
-        );
+        let parameters =
+            format!(",s={},i={}", encode_base64(verifier.salt()), verifier.iterations());
         let server_first = [b"r=", nonce.as_slice(), parameters.as_bytes()].concat();
         ServerFinal {
             channel_binding: self.channel_binding,
@@ -123,10 +120,7 @@ impl ServerFinal {
         let (without_proof, proof) = loop {
             let proof_len = attributes.rest().len();
             if let (b'p', proof) = attributes.any()? {
-                break (
-                    client_final.get(..client_final.len() - proof_len - 1),
-                    proof,
-                );
+                break (client_final.get(..client_final.len() - proof_len - 1), proof);
             }
         };
         let without_proof = without_proof.expect("BUG: a comma stands before the proof");
@@ -137,13 +131,8 @@ impl ServerFinal {
         if nonce != self.nonce {
             return Err(ScramError::Nonce);
         }
-        let auth_message: [&[u8]; 5] = [
-            &self.client_first_bare,
-            b",",
-            &self.server_first,
-            b",",
-            without_proof,
-        ];
+        let auth_message: [&[u8]; 5] =
+            [&self.client_first_bare, b",", &self.server_first, b",", without_proof];
         let client_signature = hmac(self.verifier.stored_key().as_slice(), &auth_message);
         let client_key = xor(&proof, &client_signature);
         // Both are computed whether the proof is right or not, so that time tells nothing.

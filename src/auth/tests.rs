@@ -37,10 +37,7 @@ fn verifier(password: &[u8]) -> Verifier {
 
 fn challenged(verifier: Verifier) -> (ClientChallenge, ServerFinal) {
     let client = ClientFirst::new().unwrap();
-    let server = ServerFirst::parse(client.message())
-        .unwrap()
-        .challenge(verifier)
-        .unwrap();
+    let server = ServerFirst::parse(client.message()).unwrap().challenge(verifier).unwrap();
     (client.challenge(server.message()).unwrap(), server)
 }
 
@@ -50,9 +47,7 @@ fn login(verifier: Verifier, password: &[u8]) -> Result<Done, ScramError> {
     let keys = ClientKeys::derive(password, client.salt(), client.iterations());
     let client = client.respond(&keys).unwrap();
     let done = server.verify(client.message())?;
-    client
-        .verify(done.message())
-        .expect("a server that knows the secret proves it");
+    client.verify(done.message()).expect("a server that knows the secret proves it");
     Ok(done)
 }
 
@@ -72,10 +67,7 @@ fn rfc7677_client_side() {
     let client = ClientFirst::with_nonce("user", rfc7677::CLIENT_NONCE.to_owned());
     assert_eq!(client.message(), rfc7677::CLIENT_FIRST);
     let challenge = client.challenge(rfc7677::SERVER_FIRST).unwrap();
-    assert_eq!(
-        (challenge.salt(), challenge.iterations()),
-        (rfc7677::SALT, 4096)
-    );
+    assert_eq!((challenge.salt(), challenge.iterations()), (rfc7677::SALT, 4096));
     let keys = ClientKeys::derive(b"pencil", challenge.salt(), challenge.iterations());
     let client = challenge.respond(&keys).unwrap();
     assert_eq!(client.message(), rfc7677::CLIENT_FINAL);
@@ -88,14 +80,8 @@ fn the_stored_form_is_that_of_postgres() {
         WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
     let parsed = Verifier::parse(stored.as_bytes()).unwrap();
     assert_eq!(parsed.encoded().as_str(), stored);
-    assert_eq!(
-        parsed,
-        Verifier::from_password(b"pencil", rfc7677::SALT, 4096)
-    );
-    assert_ne!(
-        parsed,
-        Verifier::from_password(b"pencils", rfc7677::SALT, 4096)
-    );
+    assert_eq!(parsed, Verifier::from_password(b"pencil", rfc7677::SALT, 4096));
+    assert_ne!(parsed, Verifier::from_password(b"pencils", rfc7677::SALT, 4096));
     for (from, to) in [
         ("SCRAM-SHA-256$", "SCRAM-SHA-1$"),
         ("$4096:", "$0:"),
@@ -124,10 +110,7 @@ fn the_stored_form_is_that_of_postgres() {
 fn a_login_succeeds_with_the_password_and_with_no_other() {
     assert!(login(verifier(b"pencil"), b"pencil").is_ok());
     for wrong in [&b""[..], b"penci", b"pencils", b"Pencil"] {
-        assert_eq!(
-            login(verifier(b"pencil"), wrong).unwrap_err(),
-            ScramError::Proof
-        );
+        assert_eq!(login(verifier(b"pencil"), wrong).unwrap_err(), ScramError::Proof);
     }
     assert!(verifier(b"pencil").verify_password(b"pencil"));
     assert!(!verifier(b"pencil").verify_password(b"pencils"));
@@ -151,10 +134,7 @@ fn keys_of_another_salt_or_count_are_not_used() {
         Verifier::from_password(b"pencil", b"sixteen byte salt", ROUNDS + 1),
     ] {
         let (client, _) = challenged(changed);
-        assert_eq!(
-            client.respond(&learnt).unwrap_err(),
-            ScramError::ForeignKeys
-        );
+        assert_eq!(client.respond(&learnt).unwrap_err(), ScramError::ForeignKeys);
     }
 }
 
@@ -184,12 +164,7 @@ fn passwords_are_normalised_where_they_can_be() {
     assert!(same("\u{aa}".as_bytes(), b"a"));
     assert!(same("\u{2168}".as_bytes(), b"IX"));
     // Prohibited, bidirectional, not UTF-8, and nothing left: taken as they are.
-    for raw in [
-        &b"\x07"[..],
-        "\u{627}1".as_bytes(),
-        b"\xff\xfe",
-        "\u{ad}".as_bytes(),
-    ] {
+    for raw in [&b"\x07"[..], "\u{627}1".as_bytes(), b"\xff\xfe", "\u{ad}".as_bytes()] {
         assert!(login(verifier(raw), raw).is_ok());
         assert!(!same(raw, b""));
     }
@@ -223,19 +198,10 @@ fn a02_a_mock_refuses_even_its_own_client_key() {
 #[test]
 fn a06_only_the_mechanism_on_offer_is_accepted() {
     assert_eq!(check_mechanism(b"SCRAM-SHA-256"), Ok(()));
-    for other in [
-        &b""[..],
-        b"SCRAM-SHA-256-PLUS",
-        b"SCRAM-SHA-1",
-        b"scram-sha-256",
-        b"PLAIN",
-    ] {
+    for other in [&b""[..], b"SCRAM-SHA-256-PLUS", b"SCRAM-SHA-1", b"scram-sha-256", b"PLAIN"] {
         let error = check_mechanism(other).unwrap_err();
         assert_eq!(error.sqlstate(), SqlState::PROTOCOL_VIOLATION);
-        assert_eq!(
-            error.to_string(),
-            "client selected an invalid SASL authentication mechanism"
-        );
+        assert_eq!(error.to_string(), "client selected an invalid SASL authentication mechanism");
     }
 }
 
@@ -247,10 +213,7 @@ fn a07_client_first_messages_that_are_malformed_are_refused() {
         (&long, Malformed::TooLong.into()),
         (b"n,,n=,r=ab\0c", Malformed::EmbeddedNul.into()),
         (b"\xff\xff\xff", Malformed::ChannelBindingFlag.into()),
-        (
-            b"p=tls-server-end-point,,n=,r=abc",
-            Malformed::ChannelBindingData.into(),
-        ),
+        (b"p=tls-server-end-point,,n=,r=abc", Malformed::ChannelBindingData.into()),
         (b"n", Malformed::Comma.into()),
         (b"nn,,n=,r=abc", Malformed::Comma.into()),
         (b"n,", Malformed::Attribute.into()),
@@ -271,10 +234,7 @@ fn a07_client_first_messages_that_are_malformed_are_refused() {
         assert_eq!(error, *expected, "{}", message.escape_ascii());
         assert_eq!(error.sqlstate(), SqlState::PROTOCOL_VIOLATION);
     }
-    let detail = ScramError::from(Malformed::ChannelBindingData)
-        .to_message()
-        .detail
-        .unwrap();
+    let detail = ScramError::from(Malformed::ChannelBindingData).to_message().detail.unwrap();
     assert!(detail.starts_with("The client selected SCRAM-SHA-256 without channel binding"));
     // Optional extensions are none of our business, and the user name inside is ignored.
     assert!(ServerFirst::parse(b"y,,n=any=2Cone,r=abc,x=1,z=").is_ok());
@@ -308,18 +268,9 @@ fn a08_client_final_messages_that_are_malformed_or_wrong_are_refused() {
         (replaced(",p=", ",q="), Malformed::End.into()),
         (replaced(",p=", ",p=AA"), Malformed::Proof.into()),
         (replaced(",p=", ",p=*"), Malformed::Proof.into()),
-        (
-            with_final(|message| [&message[..], b",x=1"].concat()),
-            Malformed::Garbage.into(),
-        ),
-        (
-            with_final(|message| [&message[..], b"\0"].concat()),
-            Malformed::EmbeddedNul.into(),
-        ),
-        (
-            with_final(|message| [&message[..], &[b'x'; 9_000]].concat()),
-            Malformed::TooLong.into(),
-        ),
+        (with_final(|message| [&message[..], b",x=1"].concat()), Malformed::Garbage.into()),
+        (with_final(|message| [&message[..], b"\0"].concat()), Malformed::EmbeddedNul.into()),
+        (with_final(|message| [&message[..], &[b'x'; 9_000]].concat()), Malformed::TooLong.into()),
         (with_final(|_| Vec::new()), Malformed::Empty.into()),
         (with_final(|_| b"c=biws".to_vec()), Malformed::End.into()),
         (with_final(|_| b"m=ext".to_vec()), ScramError::Extension),
@@ -383,10 +334,7 @@ fn a13_a_hostile_servers_challenge_is_refused() {
         ("r=Nabc,s=c2FsdA==,i=", Malformed::Iterations.into()),
         ("r=Nabc,s=c2FsdA==,i=-1", Malformed::Iterations.into()),
         ("r=Nabc,s=c2FsdA==,i=4096x", Malformed::Iterations.into()),
-        (
-            "r=Nabc,s=c2FsdA==,i=2147483648",
-            Malformed::Iterations.into(),
-        ),
+        ("r=Nabc,s=c2FsdA==,i=2147483648", Malformed::Iterations.into()),
         ("r=Nabc,s=c2FsdA==,i=0", ScramError::Iterations),
         ("r=Nabc,s=c2FsdA==,i=100001", ScramError::Iterations),
         ("r=Nabc,s=c2FsdA==,i=2147483647", ScramError::Iterations),
@@ -411,10 +359,7 @@ fn a13_a_server_that_does_not_know_the_secret_is_refused() {
         (b"", Malformed::Empty.into()),
         (b"v=", Malformed::Signature.into()),
         (b"v=AAAA", Malformed::Signature.into()),
-        (
-            b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
-            ScramError::ServerSignature,
-        ),
+        (b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", ScramError::ServerSignature),
         (b"e=invalid-proof", ScramError::ServerRefused),
         (b"x=1", Malformed::Attribute.into()),
         (b"v", Malformed::Equals.into()),
@@ -428,10 +373,7 @@ fn a13_a_server_that_does_not_know_the_secret_is_refused() {
         assert_ne!(done.message(), *message);
         assert_eq!(client.verify(message), Err(*expected));
     }
-    assert_eq!(
-        ScramError::ServerSignature.sqlstate(),
-        SqlState::CONNECTION_FAILURE
-    );
+    assert_eq!(ScramError::ServerSignature.sqlstate(), SqlState::CONNECTION_FAILURE);
     let (client, server) = challenged(verifier(b"pencil"));
     let keys = ClientKeys::derive(b"pencil", client.salt(), client.iterations());
     let client = client.respond(&keys).unwrap();
@@ -446,10 +388,7 @@ fn debug_shows_no_key() {
     let client = client.respond(&keys).unwrap();
     assert_eq!(format!("{client:?}"), "ClientFinal(..)");
     let done = server.verify(client.message()).unwrap();
-    assert_eq!(
-        format!("{:?}", done.keys),
-        "ClientKeys { iterations: 3, .. }"
-    );
+    assert_eq!(format!("{:?}", done.keys), "ClientKeys { iterations: 3, .. }");
 }
 
 proptest! {

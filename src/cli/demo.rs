@@ -161,30 +161,21 @@ fn show(args: &DemoArgs, stop: &Stop, screen: &mut Screen) -> Result<ExitCode, D
         rows.push(stage.measure(workload, PGBATON, args.clients, pooler.port, screen)?);
     }
     rows.sort_by_key(|row| row.workload);
-    screen.table(
-        &pgbench::COLUMNS,
-        &rows.iter().map(Measured::cells).collect::<Vec<_>>(),
-    );
+    screen.table(&pgbench::COLUMNS, &rows.iter().map(Measured::cells).collect::<Vec<_>>());
     screen.line(&format!("\n{}", sharing(args, &rows)));
     if !args.once {
         pooler.stay_up(stop, screen)?;
         screen.status("cleaning up");
     }
     let all_succeeded = rows.iter().all(|row| row.report.failed.unwrap_or(0) == 0);
-    Ok(if all_succeeded {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if all_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The point of it all, as it was measured.
 fn sharing(args: &DemoArgs, rows: &[Measured]) -> String {
     let pooled = rows.iter().filter(|row| row.target == PGBATON);
     let connections = pooled.map(|row| row.connections_max).max().unwrap_or(0);
-    let DemoArgs {
-        clients, servers, ..
-    } = args;
+    let DemoArgs { clients, servers, .. } = args;
     format!(
         "{clients} clients of pgbaton were served by {connections} server connections \
          (pool size {servers})."
@@ -230,10 +221,7 @@ impl<'a> Stage<'a> {
         let installation = Installation::find(args.pg_bin.as_deref())?;
         // Asked for early, so that a missing program is told before anything is started.
         installation.program("pgbench")?;
-        screen.line(&format!(
-            "PostgreSQL's programs are in {}",
-            installation.folder().display()
-        ));
+        screen.line(&format!("PostgreSQL's programs are in {}", installation.folder().display()));
         screen.status("making a throw-away cluster");
         let options = ClusterOptions {
             max_connections: args.servers as usize + SPARE_CONNECTIONS,
@@ -249,33 +237,16 @@ impl<'a> Stage<'a> {
             cluster.folder().display()
         ));
         cluster.sql("postgres", &format!("create role {BENCH} login"))?;
-        cluster.sql(
-            "postgres",
-            &format!("create database {BENCH} owner {BENCH}"),
-        )?;
-        let stage = Self {
-            args,
-            stop,
-            cluster,
-        };
+        cluster.sql("postgres", &format!("create database {BENCH} owner {BENCH}"))?;
+        let stage = Self { args, stop, cluster };
         screen.status(&format!("loading pgbench's tables, scale {}", args.scale));
-        stage
-            .bench(stage.cluster.port())
-            .load(args.scale, &mut || stop.is_requested())?;
-        screen.line(&format!(
-            "pgbench's tables are loaded, scale {}",
-            args.scale
-        ));
+        stage.bench(stage.cluster.port()).load(args.scale, &mut || stop.is_requested())?;
+        screen.line(&format!("pgbench's tables are loaded, scale {}", args.scale));
         Ok(stage)
     }
 
     fn bench(&self, port: u16) -> Bench<'_> {
-        Bench {
-            cluster: &self.cluster,
-            port,
-            user: BENCH,
-            database: BENCH,
-        }
+        Bench { cluster: &self.cluster, port, user: BENCH, database: BENCH }
     }
 
     fn measure(
@@ -287,15 +258,8 @@ impl<'a> Stage<'a> {
         screen: &mut Screen,
     ) -> Result<Measured, DemoError> {
         let (seconds, protocol) = (self.args.seconds, self.args.protocol);
-        let run = Run {
-            workload,
-            target,
-            clients,
-            seconds,
-            protocol,
-        };
-        self.bench(port)
-            .run(&run, screen, &mut || self.stop.is_requested())
+        let run = Run { workload, target, clients, seconds, protocol };
+        self.bench(port).run(&run, screen, &mut || self.stop.is_requested())
     }
 }
 
@@ -328,17 +292,10 @@ impl Pooler {
         screen.status("starting pgbaton");
         let mut process =
             Supervised::start(&job).map_err(|source| ThrowawayError::Start { program, source })?;
-        let psql = Psql {
-            host: "127.0.0.1".into(),
-            port,
-            ..stage.cluster.psql(BENCH)?
-        };
+        let psql = Psql { host: "127.0.0.1".into(), port, ..stage.cluster.psql(BENCH)? };
         let give_up = &mut || stage.stop.is_requested();
         psql.wait_for_answer(BENCH, &mut process, PGBATON, &log, give_up)?;
-        screen.line(&format!(
-            "pgbaton runs on 127.0.0.1:{port}, pool size {}",
-            stage.args.servers
-        ));
+        screen.line(&format!("pgbaton runs on 127.0.0.1:{port}, pool size {}", stage.args.servers));
         Ok(Self { process, port, log })
     }
 
@@ -347,21 +304,14 @@ impl Pooler {
         let port = self.port;
         screen.line("\nBoth stay up until Ctrl-C. To try them from another terminal:");
         screen.line(&format!("  psql -h 127.0.0.1 -p {port} -U {BENCH} {BENCH}"));
-        screen.line(&format!(
-            "  psql -h 127.0.0.1 -p {port} -U pgbaton pgbaton -c 'show pools'"
-        ));
+        screen.line(&format!("  psql -h 127.0.0.1 -p {port} -U pgbaton pgbaton -c 'show pools'"));
         while !stop.is_requested() {
             let ended = self.process.try_wait().map_err(prepare(&self.log))?;
             if let Some(status) = ended {
                 let program = PGBATON;
                 let status = super::throwaway::code(status);
                 let output = super::throwaway::log_tail(&self.log);
-                return Err(ThrowawayError::Failed {
-                    program,
-                    status,
-                    output,
-                }
-                .into());
+                return Err(ThrowawayError::Failed { program, status, output }.into());
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -376,9 +326,7 @@ fn prepare(path: &Path) -> impl FnOnce(io::Error) -> DemoError + use<> {
 
 /// The config of the demo's pooler.
 fn config_text(args: &DemoArgs, port: u16, server_port: u16) -> String {
-    let DemoArgs {
-        servers, clients, ..
-    } = args;
+    let DemoArgs { servers, clients, .. } = args;
     // Room for a psql beside the benchmark.
     let max_client_conn = clients + 20;
     format!(
@@ -422,22 +370,15 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_manual() {
         let args = parse(&[]).unwrap();
-        assert_eq!(
-            (args.seconds, args.clients, args.servers, args.scale),
-            (5, 200, 16, 10)
-        );
+        assert_eq!((args.seconds, args.clients, args.servers, args.scale), (5, 200, 16, 10));
         assert_eq!((args.once, args.protocol), (false, QueryProtocol::Simple));
         assert_eq!(args.pg_bin, None);
     }
 
     #[test]
     fn senseless_numbers_are_refused() {
-        for words in [
-            ["--seconds", "0"],
-            ["--clients", "0"],
-            ["--servers", "0"],
-            ["--scale", "x"],
-        ] {
+        for words in [["--seconds", "0"], ["--clients", "0"], ["--servers", "0"], ["--scale", "x"]]
+        {
             assert!(parse(&words).is_err(), "{words:?}");
         }
         assert!(parse(&["--protocol", "prepared", "--once"]).unwrap().once);

@@ -52,9 +52,6 @@ fn ask(args: &HealthcheckArgs) -> io::Result<()> {
     if matches!(answer[0], b'N' | b'S') {
         Ok(())
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a PostgreSQL server",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not a PostgreSQL server"))
     }
 }

@@ -12,12 +12,7 @@ use clap::{Parser, Subcommand};
 
 /// A PostgreSQL connection pooler.
 #[derive(Debug, Parser)]
-#[command(
-    name = "pgbaton",
-    version,
-    about,
-    args_conflicts_with_subcommands = true
-)]
+#[command(name = "pgbaton", version, about, args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,9 +40,7 @@ enum Command {
 /// Carries the command out.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
-    match args.command.unwrap_or(Command::Run {
-        config: args.config,
-    }) {
+    match args.command.unwrap_or(Command::Run { config: args.config }) {
         Command::Run { config } => match crate::app::run(&config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -51,14 +51,12 @@ impl SessionEnd {
             Self::Server(fault) => return fault.client_message(),
             Self::NoServer(message) => return Some(message.clone()),
             Self::Violation(fault) => (SqlState::PROTOCOL_VIOLATION, fault.to_string()),
-            Self::QueryWaitTimeout => (
-                SqlState::TOO_MANY_CONNECTIONS,
-                "query_wait_timeout".to_owned(),
-            ),
-            Self::Refused(Refusal::WaitersFull) => (
-                SqlState::TOO_MANY_CONNECTIONS,
-                "too many clients are waiting".to_owned(),
-            ),
+            Self::QueryWaitTimeout => {
+                (SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout".to_owned())
+            }
+            Self::Refused(Refusal::WaitersFull) => {
+                (SqlState::TOO_MANY_CONNECTIONS, "too many clients are waiting".to_owned())
+            }
             Self::Refused(_) => (SqlState::ADMIN_SHUTDOWN, "database was removed".to_owned()),
             Self::Stopped(_) => (
                 SqlState::ADMIN_SHUTDOWN,
@@ -105,14 +103,12 @@ impl LoginError {
         match self {
             Self::Refused(message) => Some(message.clone()),
             Self::Startup(error) => Some(ErrorMessage::fatal(error.sqlstate(), error.to_string())),
-            Self::Read(ReadError::Frame(error)) => Some(ErrorMessage::fatal(
-                SqlState::PROTOCOL_VIOLATION,
-                error.to_string(),
-            )),
-            Self::TimedOut => Some(ErrorMessage::fatal(
-                SqlState::PROTOCOL_VIOLATION,
-                "client_login_timeout",
-            )),
+            Self::Read(ReadError::Frame(error)) => {
+                Some(ErrorMessage::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string()))
+            }
+            Self::TimedOut => {
+                Some(ErrorMessage::fatal(SqlState::PROTOCOL_VIOLATION, "client_login_timeout"))
+            }
             Self::Read(_) | Self::Io(_) | Self::NoSession => None,
         }
     }

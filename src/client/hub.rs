@@ -81,11 +81,7 @@ impl Worker {
     /// Its clients now.
     #[must_use]
     pub fn clients(&self) -> Vec<Arc<ClientShared>> {
-        self.clients
-            .lock()
-            .iter()
-            .map(|(_, client)| client.clone())
-            .collect()
+        self.clients.lock().iter().map(|(_, client)| client.clone()).collect()
     }
 }
 
@@ -144,10 +140,7 @@ impl Hub {
     pub fn take_place(self: &Arc<Self>, worker: &Arc<Worker>) -> ClientPlace {
         self.client_count.fetch_add(1, Ordering::Relaxed);
         worker.load.fetch_add(1, Ordering::Relaxed);
-        ClientPlace {
-            hub: self.clone(),
-            worker: worker.clone(),
-        }
+        ClientPlace { hub: self.clone(), worker: worker.clone() }
     }
 
     /// The worker with the fewest connections.
@@ -188,11 +181,7 @@ impl Hub {
             secret,
         }));
         entry.insert(client.clone());
-        Some(Registration {
-            worker: worker.clone(),
-            slot,
-            client,
-        })
+        Some(Registration { worker: worker.clone(), slot, client })
     }
 
     /// The client that was told this process id.
@@ -248,10 +237,7 @@ impl Verifiers {
     pub fn remember(&self, user: &str, password: &[u8], verifier: Verifier) -> Arc<Verifier> {
         let verifier = Arc::new(verifier);
         let password = Zeroizing::new(password.to_vec());
-        let made = Made {
-            password,
-            verifier: verifier.clone(),
-        };
+        let made = Made { password, verifier: verifier.clone() };
         self.0.lock().insert(user.to_owned(), made);
         verifier
     }

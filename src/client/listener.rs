@@ -53,12 +53,7 @@ fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
     let worker = hub.least_loaded().clone();
     let place = hub.take_place(&worker);
     let handle = worker.handle.clone();
-    let accepted = Box::new(Accepted {
-        hub: hub.clone(),
-        worker,
-        transport,
-        console,
-    });
+    let accepted = Box::new(Accepted { hub: hub.clone(), worker, transport, console });
     hub.tasks.spawn(&handle, serve(accepted, place));
 }
 
@@ -90,12 +85,7 @@ enum Serving {
 }
 
 async fn log_in(accepted: Box<Accepted>) -> Serving {
-    let Accepted {
-        hub,
-        worker,
-        mut transport,
-        console,
-    } = *accepted;
+    let Accepted { hub, worker, mut transport, console } = *accepted;
     // Connections are accepted on the first worker; the socket belongs to its reactor.
     if worker.index != 0 && transport.rehome().is_err() {
         return Serving::Nobody;
@@ -105,9 +95,9 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
     let config = hub.config.load_full();
     let attempt = login::login(&hub, &worker, &mut framed);
     let result = match config.general.client_login_timeout {
-        Some(limit) => tokio::time::timeout(limit, attempt)
-            .await
-            .unwrap_or(Err(LoginError::TimedOut)),
+        Some(limit) => {
+            tokio::time::timeout(limit, attempt).await.unwrap_or(Err(LoginError::TimedOut))
+        }
         None => attempt.await,
     };
     match result {
@@ -201,9 +191,7 @@ fn log_end(session: &Session, end: &SessionEnd) {
     let client = session.client();
     let general = &session.hub.config.load().general;
     let told = end.client_message().is_some();
-    let age_ms = crate::primitives::clock::now()
-        .since(client.connected_at)
-        .as_millis();
+    let age_ms = crate::primitives::clock::now().since(client.connected_at).as_millis();
     if told && general.log_pooler_errors {
         tracing::warn!(
             client = %client.peer, database = &*client.database, user = &*client.user, age_ms,

@@ -76,9 +76,7 @@ fn plan(
             b'P' => {
                 let parse = decode::parse(body).ok()?;
                 let taken = names.is_some_and(|n| n.find(parse.name).is_some())
-                    || steps
-                        .iter()
-                        .any(|s| matches!(s, Step::Prepare(n, _) if **n == *parse.name));
+                    || steps.iter().any(|s| matches!(s, Step::Prepare(n, _) if **n == *parse.name));
                 let statement = store.find(parse.query, parse.parameter_types)?;
                 if parse.name.is_empty() || taken || !pool.has_parsed(statement.id()) {
                     return None;

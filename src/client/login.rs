@@ -16,7 +16,7 @@ use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Initial, Startup};
-use crate::server::framed::Framed;
+use crate::server::framed::{Framed, ReadError};
 use crate::server::pools::ServerPool;
 use crate::server::{Greeting, Settings};
 
@@ -78,11 +78,9 @@ impl Ready {
     #[must_use]
     pub fn start(self, framed: Framed) -> LoggedIn {
         match self {
-            Self::Console { user, is_admin } => LoggedIn::Console(ConsoleClient {
-                framed,
-                user,
-                is_admin,
-            }),
+            Self::Console { user, is_admin } => {
+                LoggedIn::Console(ConsoleClient { framed, user, is_admin })
+            }
             Self::Session(parts) => LoggedIn::Session(Box::new(Session {
                 transport: framed.transport,
                 registration: parts.registration,
@@ -150,18 +148,10 @@ pub async fn login(
             settings.clone(),
         )
         .ok_or_else(|| {
-            LoginError::refused(
-                SqlState::TOO_MANY_CONNECTIONS,
-                "no more connections allowed",
-            )
+            LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
         })?;
-    let welcome = welcome(
-        &greeting,
-        &settings,
-        &registration,
-        startup.negotiated_minor(),
-    )
-    .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
+    let welcome = welcome(&greeting, &settings, &registration, startup.negotiated_minor())
+        .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
     framed.send(&welcome).await?;
     if config.general.log_connections {
         tracing::info!(
@@ -201,9 +191,13 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
     let mut negotiations = 0;
     loop {
         let Some((initial, consumed)) = startup::initial(&framed.buffer)? else {
-            if framed.fill().await.is_err() && framed.buffer.is_empty() {
+            match framed.fill().await {
+                Ok(()) => {}
                 // A connection check: opened and closed without a word.
-                return Err(LoginError::NoSession);
+                Err(ReadError::Closed) if framed.buffer.is_empty() => {
+                    return Err(LoginError::NoSession);
+                }
+                Err(e) => return Err(e.into()),
             }
             continue;
         };
@@ -275,9 +269,7 @@ fn welcome(
     let mut bytes = Vec::with_capacity(512);
     encode::authentication_ok(&mut bytes);
     for (name, value) in &greeting.parameters {
-        let own = std::str::from_utf8(name)
-            .ok()
-            .and_then(|n| settings.value(n));
+        let own = std::str::from_utf8(name).ok().and_then(|n| settings.value(n));
         encode::parameter_status(&mut bytes, name, own.unwrap_or(value))?;
     }
     let client = &registration.client;

@@ -85,11 +85,7 @@ impl Session {
                 Poll::Pending => return Ok(false),
             };
             let long = std::mem::take(&mut self.carry);
-            let input = if long.is_empty() {
-                &scratch.input[..filled]
-            } else {
-                &long[..]
-            };
+            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
             self.forward(cx, lease, input, &mut scratch.output)?;
             Ok(true)
         })
@@ -119,9 +115,7 @@ impl Session {
         };
         let walked = requests::walk(&mut requests, server, splice, input);
         if !walked.bytes.is_empty() {
-            server
-                .send(cx, walked.bytes)
-                .map_err(|e| SessionEnd::Server(e.into()))?;
+            server.send(cx, walked.bytes).map_err(|e| SessionEnd::Server(e.into()))?;
         }
         let rest = &input[walked.consumed..];
         if !rest.is_empty() && walked.stop.is_none() {
@@ -167,11 +161,8 @@ impl Session {
             let input = &scratch.input[..filled];
             let before = self.settings.clone();
             let startup = self.startup_settings.clone();
-            let mut observer = Observer::of(
-                &mut self.names,
-                &mut self.settings,
-                Some((&startup, &self.pool)),
-            );
+            let mut observer =
+                Observer::of(&mut self.names, &mut self.settings, Some((&startup, &self.pool)));
             let walked = match replies::walk(&mut lease, &mut observer, input, &mut scratch.output)
             {
                 Ok(walked) => walked,
@@ -303,26 +294,16 @@ struct Observer<'a> {
     names: &'a mut Option<Box<ClientStatements>>,
     settings: &'a mut std::sync::Arc<Settings>,
     /// Settings at login, and the pool whose greeting holds the server's defaults.
-    context: Option<(
-        &'a std::sync::Arc<Settings>,
-        &'a crate::server::pools::ServerPool,
-    )>,
+    context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
 }
 
 impl<'a> Observer<'a> {
     const fn of(
         names: &'a mut Option<Box<ClientStatements>>,
         settings: &'a mut std::sync::Arc<Settings>,
-        context: Option<(
-            &'a std::sync::Arc<Settings>,
-            &'a crate::server::pools::ServerPool,
-        )>,
+        context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
     ) -> Self {
-        Self {
-            names,
-            settings,
-            context,
-        }
+        Self { names, settings, context }
     }
 }
 
@@ -352,9 +333,7 @@ impl ReplyObserver for Observer<'_> {
         if !is_tracked(name) || self.settings.value(text) == Some(value) {
             return;
         }
-        let is_default = pool
-            .greeting()
-            .is_some_and(|g| g.value(name) == Some(value));
+        let is_default = pool.greeting().is_some_and(|g| g.value(name) == Some(value));
         *self.settings = self.settings.with(text, (!is_default).then_some(value));
     }
 

@@ -93,12 +93,7 @@ pub fn first(input: &[u8]) -> First {
     match frame::frontend_header(input) {
         Ok(None) => First::Incomplete,
         Ok(Some(Header { tag: b'X', .. })) => First::Terminate,
-        Ok(Some(
-            header @ Header {
-                tag: b'd' | b'c' | b'f' | b'H',
-                ..
-            },
-        )) => First::Stray(header),
+        Ok(Some(header @ Header { tag: b'd' | b'c' | b'f' | b'H', .. })) => First::Stray(header),
         Ok(Some(header)) if input.len() < header.len && must_be_whole(header) => {
             if header.tag == b'P' && header.len > PARSE_BYTES_MAX {
                 return First::Fault(RequestFault::ParseTooLong);
@@ -157,11 +152,7 @@ pub fn walk<'a>(
         *requests.streaming_left = header.len - taken;
         at += taken;
     };
-    Walked {
-        bytes: splice.finish(at),
-        consumed: at,
-        stop,
-    }
+    Walked { bytes: splice.finish(at), consumed: at, stop }
 }
 
 /// One message of the input, or as much of a long one as has come.
@@ -212,12 +203,7 @@ impl Requests<'_> {
         let may_have_name = matches!(header.tag, b'P' | b'B' | b'D' | b'C');
         let is_dead = server.ledger.is_skipping() || server.ledger.in_copy_in();
         if let Some(limit) = self.statements_max.filter(|_| may_have_name && !is_dead) {
-            let seen = Seen {
-                at,
-                header,
-                frame,
-                limit,
-            };
+            let seen = Seen { at, header, frame, limit };
             let entered = match header.tag {
                 b'P' => self.parse(server, splice, seen),
                 b'B' => self.bind(server, splice, seen),
@@ -262,9 +248,7 @@ impl Requests<'_> {
         let id = statement.id();
         names.insert(parse.name, statement.clone());
         if server.statements.touch(id) {
-            server
-                .ledger
-                .push(Owed::client(Expects::LocalParse).keyed(id));
+            server.ledger.push(Owed::client(Expects::LocalParse).keyed(id));
             splice.skip(seen.at, seen.end());
             return Ok(());
         }
@@ -373,9 +357,6 @@ fn make_room(
         encode::close_statement(out, server_name(id).as_bytes())?;
         server.ledger.push(Owed::pooler(Expects::Close).keyed(id));
     }
-    server
-        .shared
-        .statement_count
-        .store(server.statements.len() as u64, Ordering::Relaxed);
+    server.shared.statement_count.store(server.statements.len() as u64, Ordering::Relaxed);
     Ok(())
 }

@@ -24,15 +24,8 @@ pub(super) fn pool(
 ) -> Option<Arc<ServerPool>> {
     let route = config.pool_settings(database, user)?;
     // With a forced user all clients share one pool, under that user's name.
-    let pool_user = if route.is_forced_user {
-        route.server_user.clone()
-    } else {
-        user.to_owned()
-    };
-    Some(
-        hub.pools
-            .pool(database, &pool_user, || resolve(config, &route)),
-    )
+    let pool_user = if route.is_forced_user { route.server_user.clone() } else { user.to_owned() };
+    Some(hub.pools.pool(database, &pool_user, || resolve(config, &route)))
 }
 
 /// Puts a new configuration in force. Pools whose database is gone are closed; their clients are
@@ -82,14 +75,8 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
 
 fn endpoint(host: &ServerHost, port: u16) -> Endpoint {
     match host {
-        ServerHost::Ip(ip) => Endpoint::Tcp {
-            host: ip.to_string(),
-            port,
-        },
-        ServerHost::Name(host) => Endpoint::Tcp {
-            host: host.clone(),
-            port,
-        },
+        ServerHost::Ip(ip) => Endpoint::Tcp { host: ip.to_string(), port },
+        ServerHost::Name(host) => Endpoint::Tcp { host: host.clone(), port },
         ServerHost::SocketDir(dir) => Endpoint::Unix(dir.join(format!(".s.PGSQL.{port}"))),
     }
 }

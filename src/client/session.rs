@@ -102,9 +102,7 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("client", &self.registration.client.id)
-            .finish()
+        f.debug_struct("Session").field("client", &self.registration.client.id).finish()
     }
 }
 
@@ -163,11 +161,7 @@ impl Session {
             };
             // A Parse longer than the scratch buffer is collected in `carry`.
             let long = std::mem::take(&mut self.carry);
-            let input = if long.is_empty() {
-                &scratch.input[..filled]
-            } else {
-                &long[..]
-            };
+            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
             let input = self.skip_strays(input);
             match super::requests::first(input) {
                 First::Request => {}
@@ -348,10 +342,7 @@ impl Session {
     }
 
     fn dial(&self, permit: crate::pool::Permit<Box<Server>>) -> Dial {
-        let place = DialPlace {
-            worker: self.worker.index,
-            inbox: self.worker.inbox.clone(),
-        };
+        let place = DialPlace { worker: self.worker.index, inbox: self.worker.inbox.clone() };
         Box::pin(self.pool.clone().dial(permit, place))
     }
 
@@ -363,10 +354,7 @@ impl Session {
     }
 
     pub(super) fn hint(&self) -> Hint {
-        Hint {
-            shard: self.worker.index,
-            state: self.settings.fingerprint(),
-        }
+        Hint { shard: self.worker.index, state: self.settings.fingerprint() }
     }
 
     /// Sends what the client's socket did not take before.

@@ -140,18 +140,13 @@ impl ClientShared {
     /// Records the state; relaxed, for display only.
     pub fn set_state(&self, state: ClientState, now: Tick) {
         self.state.store(state as u8, Ordering::Relaxed);
-        self.state_since_us
-            .store(now.as_micros(), Ordering::Relaxed);
+        self.state_since_us.store(now.as_micros(), Ordering::Relaxed);
     }
 
     /// The cancel secret that a client of this protocol minor version is told.
     #[must_use]
     pub fn secret(&self, minor: u16) -> &[u8] {
-        if minor >= 2 {
-            &self.secret
-        } else {
-            &self.secret[..4]
-        }
+        if minor >= 2 { &self.secret } else { &self.secret[..4] }
     }
 
     /// Asks the session to end and wakes it. The strongest signal stays.

@@ -51,10 +51,7 @@ impl ClientStatements {
     }
 
     fn take_unanswered(&mut self, statement_id: u64) -> Option<Box<[u8]>> {
-        let at = self
-            .unanswered
-            .iter()
-            .position(|(id, _)| *id == statement_id)?;
+        let at = self.unanswered.iter().position(|(id, _)| *id == statement_id)?;
         self.unanswered.remove(at).map(|(_, name)| name)
     }
 }

@@ -45,10 +45,7 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
 fn bad_names(section: Section, tables: &BTreeMap<String, RawTable>, faults: &mut Faults) {
     for (name, table) in tables {
         if name.is_empty() || name.contains('\0') {
-            let path = SectionPath {
-                section,
-                name: Some(name.clone()),
-            };
+            let path = SectionPath { section, name: Some(name.clone()) };
             faults.add(table.at, Problem::BadName(path));
         }
     }
@@ -56,16 +53,8 @@ fn bad_names(section: Section, tables: &BTreeMap<String, RawTable>, faults: &mut
 
 /// Every entry of `[databases]`, the fallback last.
 fn databases(config: &Config) -> impl Iterator<Item = (&str, &Database)> {
-    let named = config
-        .databases
-        .named
-        .iter()
-        .map(|(name, entry)| (name.as_str(), entry));
-    let fallback = config
-        .databases
-        .fallback
-        .as_ref()
-        .map(|entry| (FALLBACK_DATABASE, entry));
+    let named = config.databases.named.iter().map(|(name, entry)| (name.as_str(), entry));
+    let fallback = config.databases.fallback.as_ref().map(|entry| (FALLBACK_DATABASE, entry));
     named.chain(fallback)
 }
 
@@ -98,12 +87,7 @@ fn listening(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
         ListenAddr::Ip(ip) => ip.is_loopback(),
         ListenAddr::Name(name) => name.eq_ignore_ascii_case("localhost"),
     };
-    for address in config
-        .general
-        .listen_addr
-        .iter()
-        .filter(|address| !local(address))
-    {
+    for address in config.general.listen_addr.iter().filter(|address| !local(address)) {
         let at = raw.general.origin_of("auth_type");
         found.push((at, WarningKind::TrustOnNetwork(address.clone())));
     }
@@ -120,13 +104,7 @@ fn console_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
     for (key, users) in lists {
         for user in users.iter().filter(|user| config.users.get(user).is_none()) {
             let at = raw.general.origin_of(key);
-            found.push((
-                at,
-                WarningKind::UnknownConsoleUser {
-                    key,
-                    user: user.clone(),
-                },
-            ));
+            found.push((at, WarningKind::UnknownConsoleUser { key, user: user.clone() }));
         }
     }
 }
@@ -150,10 +128,7 @@ fn database(
             let at = table.origin_of("user");
             match config.forced_password(entry, &user).map(Password::kind) {
                 None => {
-                    found.push((
-                        at,
-                        WarningKind::ForcedUserWithoutPassword { database, user },
-                    ));
+                    found.push((at, WarningKind::ForcedUserWithoutPassword { database, user }));
                 }
                 Some(PasswordKind::ScramSha256) => {
                     found.push((at, WarningKind::ForcedUserWithVerifier { database, user }));
@@ -164,23 +139,14 @@ fn database(
     }
     let general = &config.general;
     let pool_size = entry.pool_size.unwrap_or(general.default_pool_size).get();
-    let cap = entry
-        .max_db_connections
-        .unwrap_or(general.max_db_connections)
-        .get();
+    let cap = entry.max_db_connections.unwrap_or(general.max_db_connections).get();
     if let (Some(pool_size), Some(max_db_connections)) = (pool_size, cap)
         && pool_size > max_db_connections
     {
         let at = table.origin_of("pool_size");
         let database = database.clone();
-        found.push((
-            at,
-            WarningKind::PoolAboveDatabase {
-                database,
-                pool_size,
-                max_db_connections,
-            },
-        ));
+        found
+            .push((at, WarningKind::PoolAboveDatabase { database, pool_size, max_db_connections }));
     }
     if points_at_itself(entry, config) {
         found.push((table.at, WarningKind::PointsAtItself(database)));
@@ -214,21 +180,12 @@ fn user(table: &RawTable, name: &str, config: &Config, found: &mut Vec<Found>) {
     if auth_type == AuthType::Trust {
         return;
     }
-    let password = config
-        .users
-        .get(name)
-        .and_then(|user| user.password.as_ref());
+    let password = config.users.get(name).and_then(|user| user.password.as_ref());
     let user = name.to_owned();
     match password.map(Password::kind) {
-        None => found.push((
-            table.at,
-            WarningKind::UserWithoutPassword { user, auth_type },
-        )),
+        None => found.push((table.at, WarningKind::UserWithoutPassword { user, auth_type })),
         Some(PasswordKind::Md5) if auth_type == AuthType::ScramSha256 => {
-            found.push((
-                table.origin_of("password"),
-                WarningKind::Md5UserUnderScram(user),
-            ));
+            found.push((table.origin_of("password"), WarningKind::Md5UserUnderScram(user)));
         }
         Some(_) => {}
     }

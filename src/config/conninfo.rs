@@ -18,10 +18,7 @@ struct Pair {
 /// Reads a connection string into the table of its database.
 pub(super) fn fill(table: &mut RawTable, text: &str, at: Origin, faults: &mut Faults) {
     let path = table.path.clone();
-    let refuse = |reason| Problem::ConnectionString {
-        path: path.clone(),
-        reason,
-    };
+    let refuse = |reason| Problem::ConnectionString { path: path.clone(), reason };
     let pairs = match pairs(text) {
         Ok(pairs) => pairs,
         Err(reason) => return faults.add(at, refuse(reason)),
@@ -31,10 +28,7 @@ pub(super) fn fill(table: &mut RawTable, text: &str, at: Origin, faults: &mut Fa
         match table.known(&pair.key) {
             Ok(key) => {
                 if !table.set(key, pair.value, at, hidden) {
-                    faults.add(
-                        at,
-                        refuse("a key of the connection string stands there twice"),
-                    );
+                    faults.add(at, refuse("a key of the connection string stands there twice"));
                 }
             }
             Err(problem @ Problem::UnsupportedKey { .. }) => faults.add(at, problem),
@@ -62,10 +56,7 @@ fn pairs(text: &str) -> Result<Vec<Pair>, &'static str> {
             return Err(no_equals);
         }
         let (value, after) = value(after.trim_start())?;
-        pairs.push(Pair {
-            key: key.to_owned(),
-            value,
-        });
+        pairs.push(Pair { key: key.to_owned(), value });
         rest = after.trim_start();
     }
     Ok(pairs)
@@ -80,9 +71,8 @@ fn value(text: &str) -> Result<(Value, &str), &'static str> {
     };
     let mut value = zeroize::Zeroizing::new(String::with_capacity(rest.len()));
     loop {
-        let (piece, after) = rest
-            .split_once('\'')
-            .ok_or("a single quote is opened and not closed")?;
+        let (piece, after) =
+            rest.split_once('\'').ok_or("a single quote is opened and not closed")?;
         value.push_str(piece);
         match after.strip_prefix('\'') {
             Some(after) => {

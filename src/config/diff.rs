@@ -66,14 +66,8 @@ pub fn diff(old: &Config, new: &Config) -> ReloadDiff {
 }
 
 fn database_entries(databases: &Databases) -> BTreeMap<String, &Database> {
-    let named = databases
-        .named
-        .iter()
-        .map(|(name, entry)| (name.clone(), entry));
-    let fallback = databases
-        .fallback
-        .iter()
-        .map(|entry| (FALLBACK_DATABASE.to_owned(), entry));
+    let named = databases.named.iter().map(|(name, entry)| (name.clone(), entry));
+    let fallback = databases.fallback.iter().map(|entry| (FALLBACK_DATABASE.to_owned(), entry));
     named.chain(fallback).collect()
 }
 
@@ -91,24 +85,14 @@ impl EntryChanges {
         changes: impl Fn(&T, &T) -> Vec<SettingChange>,
     ) -> Self {
         let missing_in = |other: &BTreeMap<String, T>, names: &BTreeMap<String, T>| {
-            names
-                .keys()
-                .filter(|name| !other.contains_key(*name))
-                .cloned()
-                .collect()
+            names.keys().filter(|name| !other.contains_key(*name)).cloned().collect()
         };
-        let both = new
-            .iter()
-            .filter_map(|(name, new)| Some((name, old.get(name)?, new)));
+        let both = new.iter().filter_map(|(name, new)| Some((name, old.get(name)?, new)));
         let changed = both
             .map(|(name, old, new)| (name.clone(), changes(old, new)))
             .filter(|(_, changes)| !changes.is_empty())
             .collect();
-        Self {
-            added: missing_in(old, new),
-            removed: missing_in(new, old),
-            changed,
-        }
+        Self { added: missing_in(old, new), removed: missing_in(new, old), changed }
     }
 
     fn fmt(&self, section: Section, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,13 +117,7 @@ impl fmt::Display for SettingChange {
         if self.secret {
             return write!(f, "{}: changed", self.key);
         }
-        write!(
-            f,
-            "{}: {} -> {}",
-            self.key,
-            ShownValue(&self.old),
-            ShownValue(&self.new)
-        )
+        write!(f, "{}: {} -> {}", self.key, ShownValue(&self.old), ShownValue(&self.new))
     }
 }
 

@@ -33,8 +33,7 @@ pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn apply(raw: &mut RawConfig, env: Env<'_>, faults: &mut Faults) {
     for (variable, key) in GENERAL_VARIABLES {
         if let Some(text) = env(variable).filter(|text| !text.is_empty()) {
-            raw.general
-                .set(key, Value::text(text), Origin::Env(variable), false);
+            raw.general.set(key, Value::text(text), Origin::Env(variable), false);
         }
     }
     let Some(url) = env(DATABASE_URL).filter(|url| !url.is_empty()) else {
@@ -67,9 +66,8 @@ impl DatabaseUrl {
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         check_query(query)?;
-        let (authority, dbname) = rest
-            .split_once('/')
-            .ok_or("no database is named: end the URL with /NAME")?;
+        let (authority, dbname) =
+            rest.split_once('/').ok_or("no database is named: end the URL with /NAME")?;
         if dbname.is_empty() {
             return Err("no database is named: end the URL with /NAME");
         }
@@ -96,12 +94,7 @@ impl DatabaseUrl {
         // Every value counts as a secret: a URL with an unescaped password falls apart in
         // places that nobody foresees.
         let at = Origin::Env(DATABASE_URL);
-        let database = entry(
-            &mut raw.databases,
-            Section::Databases,
-            self.dbname.as_str(),
-            at,
-        );
+        let database = entry(&mut raw.databases, Section::Databases, self.dbname.as_str(), at);
         database.set("host", Value::Text(self.host), at, true);
         if let Some(port) = self.port {
             database.set("port", Value::Text(port), at, true);
@@ -137,18 +130,13 @@ fn parse_login(login: &str) -> Result<Login, &'static str> {
         return Err("no user is named before the @");
     }
     let password = password.filter(|password| !password.is_empty());
-    Ok((
-        Some(percent_decode(user)?),
-        password.map(percent_decode).transpose()?,
-    ))
+    Ok((Some(percent_decode(user)?), password.map(percent_decode).transpose()?))
 }
 
 /// Splits `host:port`; an IPv6 address stands in brackets, which stay on.
 fn split_port(address: &str) -> Result<(&str, Option<&str>), &'static str> {
     let (host, port) = if address.starts_with('[') {
-        let end = address
-            .find(']')
-            .ok_or("the [ of an IPv6 address is not closed")?;
+        let end = address.find(']').ok_or("the [ of an IPv6 address is not closed")?;
         let (host, after) = address.split_at(end + 1);
         match after.strip_prefix(':') {
             Some(port) => (host, Some(port)),
@@ -194,7 +182,5 @@ fn percent_decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }

@@ -26,10 +26,7 @@ impl Faults {
         faults.sort_by_key(|(origin, _)| *origin);
         let diagnostics = faults
             .into_iter()
-            .map(|(origin, problem)| Diagnostic {
-                place: source.place(origin),
-                problem,
-            })
+            .map(|(origin, problem)| Diagnostic { place: source.place(origin), problem })
             .collect();
         Err(ConfigError { diagnostics })
     }
@@ -57,14 +54,8 @@ impl<'a> SourceFile<'a> {
     /// Notes where the lines start.
     pub(super) fn new(name: &str, text: &'a str) -> Self {
         let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let line_starts = std::iter::once(0)
-            .chain(breaks.map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            name: Arc::from(name),
-            text,
-            line_starts,
-        }
+        let line_starts = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
+        Self { name: Arc::from(name), text, line_starts }
     }
 
     /// The place of an origin. An offset beyond the text counts as its end.
@@ -75,22 +66,12 @@ impl<'a> SourceFile<'a> {
             Origin::Offset(offset) => offset.min(self.text.len()),
         };
         let line = self.line_starts.partition_point(|start| *start <= offset);
-        let start = self
-            .line_starts
-            .get(line.saturating_sub(1))
-            .copied()
-            .unwrap_or(0);
+        let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
         // Characters that begin before the offset: right even if it splits one. A byte order
         // mark is invisible in editors and takes no column.
         let line_text = self.text.get(start..).unwrap_or_default();
-        let before = line_text
-            .char_indices()
-            .take_while(|(at, _)| start + at < offset);
+        let before = line_text.char_indices().take_while(|(at, _)| start + at < offset);
         let column = before.filter(|(_, c)| *c != '\u{feff}').count() + 1;
-        Place::At {
-            file: Arc::clone(&self.name),
-            line,
-            column,
-        }
+        Place::At { file: Arc::clone(&self.name), line, column }
     }
 }

@@ -58,9 +58,7 @@ pub struct SectionPath {
 impl fmt::Display for SectionPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.section.name())?;
-        self.name
-            .as_ref()
-            .map_or(Ok(()), |name| write!(f, ".{}", EntryName(name)))
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, ".{}", EntryName(name)))
     }
 }
 
@@ -119,14 +117,8 @@ impl KeyInfo {
 
 /// Every key that this version accepts, by section, in the order of the documentation.
 pub fn keys() -> &'static [KeyInfo] {
-    static KEYS: LazyLock<Vec<KeyInfo>> = LazyLock::new(|| {
-        [
-            General::key_table(),
-            Database::key_table(),
-            User::key_table(),
-        ]
-        .concat()
-    });
+    static KEYS: LazyLock<Vec<KeyInfo>> =
+        LazyLock::new(|| [General::key_table(), Database::key_table(), User::key_table()].concat());
     &KEYS
 }
 

@@ -44,10 +44,7 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, ConfigError> {
     let (mut loaded, file_has_secrets) = parse_text(text, &name, env)?;
     if let Some(mode) = mode.filter(|mode| file_has_secrets && mode & 0o004 != 0) {
         let place = Place::File(Arc::from(name.as_str()));
-        loaded.warnings.push(Warning {
-            place,
-            kind: WarningKind::ReadableSecrets(mode),
-        });
+        loaded.warnings.push(Warning { place, kind: WarningKind::ReadableSecrets(mode) });
     }
     Ok(loaded)
 }
@@ -65,16 +62,9 @@ pub fn parse(text: &str, file_name: &str, env: Env<'_>) -> Result<Loaded, Config
 fn parse_text(text: &str, name: &str, env: Env<'_>) -> Result<(Loaded, bool), ConfigError> {
     let source = SourceFile::new(name, text);
     let document = DeTable::parse(text).map_err(|error| {
-        let origin = error
-            .span()
-            .map_or(Origin::File, |span| Origin::Offset(span.start));
+        let origin = error.span().map_or(Origin::File, |span| Origin::Offset(span.start));
         let problem = Problem::Syntax(error.message().to_owned());
-        ConfigError {
-            diagnostics: vec![Diagnostic {
-                place: source.place(origin),
-                problem,
-            }],
-        }
+        ConfigError { diagnostics: vec![Diagnostic { place: source.place(origin), problem }] }
     })?;
     let mut faults = Faults::default();
     let mut raw = RawConfig::from_toml(document.get_ref(), &mut faults);
@@ -84,21 +74,12 @@ fn parse_text(text: &str, name: &str, env: Env<'_>) -> Result<(Loaded, bool), Co
     faults.into_result(&source)?;
     let warnings = check::warnings(&raw, &config)
         .into_iter()
-        .map(|(origin, kind)| Warning {
-            place: source.place(origin),
-            kind,
-        })
+        .map(|(origin, kind)| Warning { place: source.place(origin), kind })
         .collect();
     let has_secret =
         |entries: &BTreeMap<String, RawTable>| entries.values().any(RawTable::has_secret_in_file);
     let file_has_secrets = has_secret(&raw.databases) || has_secret(&raw.users);
-    Ok((
-        Loaded {
-            config: Arc::new(config),
-            warnings,
-        },
-        file_has_secrets,
-    ))
+    Ok((Loaded { config: Arc::new(config), warnings }, file_has_secrets))
 }
 
 /// Types every value. Bad ones are in `faults` and stand as defaults in the result.
@@ -113,32 +94,17 @@ fn resolve(raw: &RawConfig, faults: &mut Faults) -> Config {
             databases.named.insert(name.clone(), database);
         }
     }
-    let users = raw
-        .users
-        .iter()
-        .map(|(name, table)| (name.clone(), User::read(table, faults)));
-    Config {
-        general,
-        databases,
-        users: Users {
-            named: users.collect(),
-        },
-    }
+    let users = raw.users.iter().map(|(name, table)| (name.clone(), User::read(table, faults)));
+    Config { general, databases, users: Users { named: users.collect() } }
 }
 
 /// The bytes of a file and, on unix, its permission bits if it is a regular file.
 fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<u32>), Problem> {
     let failed = |error: io::Error| Problem::Read(error.kind());
     let file = File::open(path).map_err(failed)?;
-    let mode = file
-        .metadata()
-        .ok()
-        .filter(|meta| meta.is_file())
-        .and_then(|meta| mode(&meta));
+    let mode = file.metadata().ok().filter(|meta| meta.is_file()).and_then(|meta| mode(&meta));
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     match u64::try_from(bytes.len()) {
         Ok(length) if length <= FILE_BYTES_MAX => Ok((bytes, mode)),
         _ => Err(Problem::TooLarge),
@@ -158,19 +124,12 @@ fn mode(_: &std::fs::Metadata) -> Option<u32> {
 
 fn whole_file(name: &str, problem: Problem) -> ConfigError {
     let place = Place::File(Arc::from(name));
-    ConfigError {
-        diagnostics: vec![Diagnostic { place, problem }],
-    }
+    ConfigError { diagnostics: vec![Diagnostic { place, problem }] }
 }
 
 fn not_utf8(name: &str, bytes: &[u8], error: std::str::Utf8Error) -> ConfigError {
     let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
     let good = String::from_utf8_lossy(good);
     let place = SourceFile::new(name, &good).place(Origin::Offset(good.len()));
-    ConfigError {
-        diagnostics: vec![Diagnostic {
-            place,
-            problem: Problem::NotUtf8,
-        }],
-    }
+    ConfigError { diagnostics: vec![Diagnostic { place, problem: Problem::NotUtf8 }] }
 }

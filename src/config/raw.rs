@@ -37,9 +37,8 @@ impl RawConfig {
         };
         for (name, value) in root {
             let at = Origin::Offset(name.span().start);
-            let section = Section::ALL
-                .into_iter()
-                .find(|section| section.name() == name.get_ref().as_ref());
+            let section =
+                Section::ALL.into_iter().find(|section| section.name() == name.get_ref().as_ref());
             match section {
                 Some(section) => raw.add_section(section, at, value, faults),
                 None => faults.add(at, unknown_at_top(name.get_ref(), value.get_ref())),
@@ -103,11 +102,7 @@ fn entry_table(
 }
 
 fn not_a_table(path: String, expected: &'static str, found: &DeValue<'_>) -> Problem {
-    Problem::NotATable {
-        path,
-        expected,
-        found: type_name(found),
-    }
+    Problem::NotATable { path, expected, found: type_name(found) }
 }
 
 fn unknown_at_top(name: &str, value: &DeValue<'_>) -> Problem {
@@ -118,20 +113,14 @@ fn unknown_at_top(name: &str, value: &DeValue<'_>) -> Problem {
             (true, Some(near)) => KeyHint::Nearest(near),
             (true, None) => KeyHint::None,
         };
-        return Problem::OutsideSection {
-            key: name.to_owned(),
-            hint,
-        };
+        return Problem::OutsideSection { key: name.to_owned(), hint };
     }
     let hint = match name {
         "pgbouncer" | "pgbaton" => KeyHint::Section("general"),
         "peers" => KeyHint::Unsupported,
         _ => nearest(name, Section::ALL.map(Section::name)).map_or(KeyHint::None, KeyHint::Section),
     };
-    Problem::UnknownSection {
-        name: name.to_owned(),
-        hint,
-    }
+    Problem::UnknownSection { name: name.to_owned(), hint }
 }
 
 fn all_names() -> impl Iterator<Item = &'static str> {
@@ -139,10 +128,7 @@ fn all_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn sections_with(key: &str) -> impl Iterator<Item = Section> {
-    keys()
-        .iter()
-        .filter(move |known| known.name == key)
-        .map(|known| known.section)
+    keys().iter().filter(move |known| known.name == key).map(|known| known.section)
 }
 
 /// The keys of one table.
@@ -165,11 +151,7 @@ struct RawEntry {
 impl RawTable {
     /// An empty table.
     pub(super) fn new(section: Section, name: Option<String>, at: Origin) -> Self {
-        Self {
-            path: SectionPath { section, name },
-            at,
-            entries: BTreeMap::new(),
-        }
+        Self { path: SectionPath { section, name }, at, entries: BTreeMap::new() }
     }
 
     fn add_all(&mut self, table: &DeTable<'_>, faults: &mut Faults) {
@@ -212,9 +194,7 @@ impl RawTable {
         at: Origin,
         hidden: bool,
     ) -> bool {
-        self.entries
-            .insert(key, RawEntry { at, value, hidden })
-            .is_none()
+        self.entries.insert(key, RawEntry { at, value, hidden }).is_none()
     }
 
     /// Where a key's value stands; the table's own place if the key was left out.
@@ -224,9 +204,7 @@ impl RawTable {
 
     /// Whether the file itself, not the environment, gives a secret.
     pub(super) fn has_secret_in_file(&self) -> bool {
-        self.entries
-            .get("password")
-            .is_some_and(|entry| matches!(entry.at, Origin::Offset(_)))
+        self.entries.get("password").is_some_and(|entry| matches!(entry.at, Origin::Offset(_)))
     }
 
     /// Whether a key was left out or is an empty string.
@@ -256,9 +234,9 @@ impl RawTable {
             None => {}
         }
         match default {
-            KeyDefault::Value(text) => kind
-                .read(&Value::text(text))
-                .expect("BUG: a key's default does not fit it"),
+            KeyDefault::Value(text) => {
+                kind.read(&Value::text(text)).expect("BUG: a key's default does not fit it")
+            }
             KeyDefault::Absent(_) => T::default(),
         }
     }
@@ -267,23 +245,10 @@ impl RawTable {
         let path = self.path.clone();
         match refusal {
             Refusal::Because(reason) => Problem::RefusedValue { key, path, reason },
-            Refusal::Unsupported => Problem::UnsupportedValue {
-                key,
-                path,
-                word: value.describe(),
-            },
+            Refusal::Unsupported => Problem::UnsupportedValue { key, path, word: value.describe() },
             Refusal::Expected(expected) => {
-                let found = if secret {
-                    value.describe_type().into()
-                } else {
-                    value.describe()
-                };
-                Problem::BadValue {
-                    key,
-                    path,
-                    expected: expected.into_owned(),
-                    found,
-                }
+                let found = if secret { value.describe_type().into() } else { value.describe() };
+                Problem::BadValue { key, path, expected: expected.into_owned(), found }
             }
         }
     }
@@ -297,16 +262,12 @@ fn from_toml(value: &DeValue<'_>) -> Value {
             let radix = integer.radix();
             i64::from_str_radix(integer.as_str(), radix).map_or(
                 Value::Other("a number that is too large"),
-                |value| Value::Integer {
-                    value,
-                    decimal: radix == 10,
-                },
+                |value| Value::Integer { value, decimal: radix == 10 },
             )
         }
-        DeValue::Float(float) => float
-            .as_str()
-            .parse()
-            .map_or(Value::Other("a number"), Value::Float),
+        DeValue::Float(float) => {
+            float.as_str().parse().map_or(Value::Other("a number"), Value::Float)
+        }
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Array(items) => {
             Value::List(items.iter().map(|item| from_toml(item.get_ref())).collect())

@@ -114,17 +114,9 @@ impl Config {
     /// `None` for names without entry and for those of the console.
     pub fn database(&self, name: &str) -> Option<DatabaseRoute> {
         let (entry, is_fallback) = self.database_entry(name)?;
-        let socket_dir = || {
-            self.general
-                .unix_socket_dir
-                .clone()
-                .map(ServerHost::SocketDir)
-        };
-        let forced_password = entry
-            .user
-            .as_ref()
-            .and_then(|user| self.forced_password(entry, user))
-            .cloned();
+        let socket_dir = || self.general.unix_socket_dir.clone().map(ServerHost::SocketDir);
+        let forced_password =
+            entry.user.as_ref().and_then(|user| self.forced_password(entry, user)).cloned();
         Some(DatabaseRoute {
             name: name.to_owned(),
             is_fallback,
@@ -167,9 +159,7 @@ impl Config {
                 .and_then(|user| user.pool_size)
                 .or(entry.pool_size)
                 .unwrap_or(general.default_pool_size),
-            max_db_connections: entry
-                .max_db_connections
-                .unwrap_or(general.max_db_connections),
+            max_db_connections: entry.max_db_connections.unwrap_or(general.max_db_connections),
             max_user_connections: user
                 .and_then(|user| user.max_user_connections)
                 .unwrap_or(general.max_user_connections),

@@ -24,25 +24,16 @@ use super::value::{AnyText, Kind, Maybe, Name, OffAtZero};
 use KeyDefault::{Absent, Value};
 
 /// A port, on either side.
-const PORT: Int = Int {
-    min: 1,
-    max: 65_535,
-};
+const PORT: Int = Int { min: 1, max: 65_535 };
 /// A cap on connections or waiters. The top is far above what a machine can hold.
 const COUNT: LimitUpTo = LimitUpTo(COUNT_MAX);
 const COUNT_MAX: u32 = 10_000_000;
 /// Whole seconds as the kernel takes them: a tcp keepalive time of at most 32767 seconds.
-const KEEPALIVE: Time = Time {
-    bare: Bare::Seconds,
-    max: Duration::from_secs(32_767),
-    whole_seconds: true,
-};
+const KEEPALIVE: Time =
+    Time { bare: Bare::Seconds, max: Duration::from_secs(32_767), whole_seconds: true };
 /// The kernel's unit and largest value of TCP_USER_TIMEOUT, rounded down to a day.
-const USER_TIMEOUT: Time = Time {
-    bare: Bare::Millis,
-    max: Duration::from_secs(24 * 86_400),
-    whole_seconds: false,
-};
+const USER_TIMEOUT: Time =
+    Time { bare: Bare::Millis, max: Duration::from_secs(24 * 86_400), whole_seconds: false };
 
 settings! {
     /// `[general]`: what holds for the whole process, and what the other sections inherit.

@@ -19,12 +19,7 @@ pub(super) fn nearest(
     let allowed = (word.len() / 3).clamp(1, 3);
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                distance(&word, &candidate.chars().collect::<Vec<_>>()),
-                candidate,
-            )
-        })
+        .map(|candidate| (distance(&word, &candidate.chars().collect::<Vec<_>>()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min()
         .map(|(_, candidate)| candidate)
@@ -55,10 +50,7 @@ mod tests {
     use super::{distance, nearest};
 
     fn edits(a: &str, b: &str) -> usize {
-        distance(
-            &a.chars().collect::<Vec<_>>(),
-            &b.chars().collect::<Vec<_>>(),
-        )
+        distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>())
     }
 
     #[test]
@@ -84,14 +76,8 @@ mod tests {
     fn names_near_words_only() {
         let words = ["port", "host", "pool_size", "default_pool_size"];
         assert_eq!(nearest("prot", words), Some("port"));
-        assert_eq!(
-            nearest("default_pool_sise", words),
-            Some("default_pool_size")
-        );
-        assert_eq!(
-            nearest("default-pool-size", words),
-            Some("default_pool_size")
-        );
+        assert_eq!(nearest("default_pool_sise", words), Some("default_pool_size"));
+        assert_eq!(nearest("default-pool-size", words), Some("default_pool_size"));
         assert_eq!(nearest("colour", words), None);
         assert_eq!(nearest("x", words), None);
         assert_eq!(nearest(&"p".repeat(100_000), words), None);

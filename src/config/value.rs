@@ -130,9 +130,7 @@ impl<T: Default + PartialEq, K: Kind<T>> Kind<Option<T>> for OffAtZero<K> {
     }
 
     fn show(&self, value: &Option<T>) -> String {
-        value
-            .as_ref()
-            .map_or_else(|| "0".to_owned(), |v| self.0.show(v))
+        value.as_ref().map_or_else(|| "0".to_owned(), |v| self.0.show(v))
     }
 
     fn range(&self) -> Cow<'static, str> {

@@ -27,24 +27,14 @@ pub struct LogsError(#[from] TryInitError);
 pub fn init(format: LogFormat, level: LogLevel) -> Result<(), LogsError> {
     let (filter, handle) = reload::Layer::new(level_filter(level));
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
-        LogFormat::Text => Box::new(
-            fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_target(false)
-                .with_ansi(false),
-        ),
+        LogFormat::Text => {
+            Box::new(fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false))
+        }
         LogFormat::Json => Box::new(
-            fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_target(false)
-                .with_writer(std::io::stderr),
+            fmt::layer().json().flatten_event(true).with_target(false).with_writer(std::io::stderr),
         ),
     };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init()?;
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     let _ = LEVEL.set(handle);
     Ok(())
 }

@@ -26,6 +26,9 @@ pub(super) fn next_id() -> u64 {
 pub(super) trait Member: Send + Sync {
     /// When the oldest waiter came, if anybody waits.
     fn oldest_waiter(&self) -> Option<Tick>;
+    /// False if the pool could not use a slot now, for a reason of its own: its size, its dialling
+    /// rate, a back-off. It settles by itself when that changes.
+    fn may_dial(&self, now: Tick) -> bool;
     /// Since when the longest idle connection is idle, if one is idle and nobody waits for it.
     fn spare_idle_since(&self) -> Option<Tick>;
     /// Closes the longest idle connection and frees its slot. False if there was none.
@@ -69,11 +72,7 @@ pub struct Budget {
 impl Budget {
     /// A budget of `limit` connections; 0 = unlimited. Budgets made earlier are taken earlier.
     pub fn new(name: &str, limit: usize) -> Arc<Budget> {
-        let state = State {
-            limit: unlimited_if_zero(limit),
-            used: 0,
-            seats: Vec::new(),
-        };
+        let state = State { limit: unlimited_if_zero(limit), used: 0, seats: Vec::new() };
         Arc::new(Budget {
             id: next_id(),
             name: name.into(),
@@ -119,21 +118,13 @@ impl Budget {
     }
 
     pub(super) fn join(&self, member: u64, pool: Weak<dyn Member>) {
-        self.state.lock().seats.push(Seat {
-            member,
-            pool,
-            blocked: false,
-        });
+        self.state.lock().seats.push(Seat { member, pool, blocked: false });
     }
 
     /// The pool is gone; so are the `slots` it still held.
     pub(super) fn leave(&self, member: u64, slots: usize) {
         let mut state = self.state.lock();
-        assert!(
-            state.used >= slots,
-            "BUG: budget {} gave back more than it lent",
-            self.name
-        );
+        assert!(state.used >= slots, "BUG: budget {} gave back more than it lent", self.name);
         state.used -= slots;
         state.seats.retain(|seat| seat.member != member);
         self.publish(&state);
@@ -147,8 +138,7 @@ impl Budget {
             return true;
         }
         let seat = state.seats.iter_mut().find(|seat| seat.member == member);
-        seat.expect("BUG: a pool asks a budget it is not a member of")
-            .blocked = true;
+        seat.expect("BUG: a pool asks a budget it is not a member of").blocked = true;
         self.publish(&state);
         false
     }
@@ -156,11 +146,7 @@ impl Budget {
     /// Gives one slot back.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();
-        assert!(
-            state.used > 0,
-            "BUG: budget {} gave back more than it lent",
-            self.name
-        );
+        assert!(state.used > 0, "BUG: budget {} gave back more than it lent", self.name);
         state.used -= 1;
         self.publish(&state);
     }
@@ -184,7 +170,7 @@ impl Budget {
         // The other half of the check-in's fence: the mark was published before, the idle
         // connections are looked for after.
         fence(Ordering::SeqCst);
-        while let Some((member, pool)) = self.oldest_blocked() {
+        while let Some((member, pool)) = self.oldest_blocked(now) {
             if !self.has_room() && !self.evict(now, todo) {
                 return;
             }
@@ -206,26 +192,32 @@ impl Budget {
         self.publish(&state);
     }
 
-    /// The blocked pool with the oldest waiter. Blocked pools without waiters are taken off.
-    fn oldest_blocked(&self) -> Option<(u64, Arc<dyn Member>)> {
+    /// The blocked pool with the oldest waiter. Blocked pools without waiters are taken off; those
+    /// that could not dial anyway stay on and are passed over, so that nothing is closed for them.
+    fn oldest_blocked(&self, now: Tick) -> Option<(u64, Arc<dyn Member>)> {
         let mut oldest: Option<(Tick, u64, Arc<dyn Member>)> = None;
         for (member, pool) in self.pools(|seat| seat.blocked) {
-            let Some(since) = pool.oldest_waiter() else {
-                self.unblock(member);
-                // A waiter that came between the look and the unblocking was refused by a budget
-                // that thought its pool marked already.
-                fence(Ordering::SeqCst);
-                if pool.oldest_waiter().is_none() {
-                    continue;
-                }
-                self.block(member);
-                return Some((member, pool));
+            let Some(since) = pool.oldest_waiter().or_else(|| self.take_off(member, &*pool)) else {
+                continue;
             };
+            if !pool.may_dial(now) {
+                continue;
+            }
             if oldest.as_ref().is_none_or(|(best, ..)| since < *best) {
                 oldest = Some((since, member, pool));
             }
         }
         oldest.map(|(_, member, pool)| (member, pool))
+    }
+
+    /// Takes a pool without waiters off, and looks again: a waiter may have been linked and refused
+    /// between the look and this, and its mark wiped. Its link came before the refusal, which came
+    /// before this in the order of the lock, so it is seen now.
+    fn take_off(&self, member: u64, pool: &dyn Member) -> Option<Tick> {
+        self.unblock(member);
+        let since = pool.oldest_waiter()?;
+        self.block(member);
+        Some(since)
     }
 
     fn block(&self, member: u64) {
@@ -257,18 +249,13 @@ impl Budget {
     fn pools(&self, pick: impl Fn(&Seat) -> bool) -> Vec<(u64, Arc<dyn Member>)> {
         let state = self.state.lock();
         let picked = state.seats.iter().filter(|seat| pick(seat));
-        picked
-            .filter_map(|seat| Some((seat.member, seat.pool.upgrade()?)))
-            .collect()
+        picked.filter_map(|seat| Some((seat.member, seat.pool.upgrade()?))).collect()
     }
 }
 
 impl std::fmt::Debug for Budget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Budget")
-            .field("id", &self.id)
-            .field("name", &self.name)
-            .finish()
+        f.debug_struct("Budget").field("id", &self.id).field("name", &self.name).finish()
     }
 }
 

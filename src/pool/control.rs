@@ -68,8 +68,7 @@ impl<C: Send + 'static> Inner<C> {
     pub(super) fn set_limits(&self, limits: &PoolLimits, now: Tick) {
         let max = unlimited_if_zero(limits.waiters_max);
         self.waiters_max.store(max, Ordering::Relaxed);
-        self.cross_shard_bound
-            .store(limits.cross_shard_bound, Ordering::Relaxed);
+        self.cross_shard_bound.store(limits.cross_shard_bound, Ordering::Relaxed);
         for shard in 0..self.shards.len() {
             self.with_shard(shard, |shard| shard.rules = Rules::from(limits));
         }
@@ -117,16 +116,8 @@ impl<C: Send + 'static> Inner<C> {
     pub(super) fn longest_idle(&self) -> Option<(usize, Tick)> {
         let with_idle = |shard: &usize| self.shards[*shard].idle_hint() > 0;
         let shards = (0..self.shards.len()).filter(with_idle);
-        let since = |shard| {
-            (
-                shard,
-                self.with_shard(shard, |shard| shard.idle.oldest_since()),
-            )
-        };
-        shards
-            .map(since)
-            .filter(|(_, since)| *since != Tick::MAX)
-            .min_by_key(|(_, at)| *at)
+        let since = |shard| (shard, self.with_shard(shard, |shard| shard.idle.oldest_since()));
+        shards.map(since).filter(|(_, since)| *since != Tick::MAX).min_by_key(|(_, at)| *at)
     }
 
     /// When the oldest waiter of all came.
@@ -134,9 +125,7 @@ impl<C: Send + 'static> Inner<C> {
         let waited_for = |shard: &usize| self.shards[*shard].head_ticket_hint() != u64::MAX;
         let shards = (0..self.shards.len()).filter(waited_for);
         let heads = shards.filter_map(|shard| {
-            self.with_shard(shard, |shard| {
-                shard.waitlist.head().map(|entry| entry.tag.enqueued)
-            })
+            self.with_shard(shard, |shard| shard.waitlist.head().map(|entry| entry.tag.enqueued))
         });
         heads.min()
     }
@@ -147,9 +136,7 @@ impl<C: Send + 'static> Inner<C> {
             return;
         }
         let long_ago = |at: Tick| now.since(at) > RESCUE_GRACE;
-        let idle = self
-            .longest_idle()
-            .is_some_and(|(_, since)| long_ago(since));
+        let idle = self.longest_idle().is_some_and(|(_, since)| long_ago(since));
         if idle && self.oldest_enqueued().is_some_and(long_ago) {
             self.rescued.fetch_add(1, Relaxed);
         }

@@ -57,15 +57,8 @@ impl<C: Send + 'static> Pool<C> {
         timeouts: TimeoutHandle,
     ) -> Arc<Self> {
         let inner = Inner::new(shards, &limits, budgets, timeouts);
-        let home = |shard| {
-            Arc::new(Home {
-                inner: Arc::clone(&inner),
-                shard,
-            })
-        };
-        Arc::new(Pool {
-            homes: (0..shards).map(home).collect(),
-        })
+        let home = |shard| Arc::new(Home { inner: Arc::clone(&inner), shard });
+        Arc::new(Pool { homes: (0..shards).map(home).collect() })
     }
 
     fn inner(&self) -> &Inner<C> {
@@ -96,13 +89,8 @@ impl<C: Send + 'static> Pool<C> {
         mut pred: impl FnMut(&C, Tick) -> bool,
     ) -> Vec<Lease<C>> {
         let home = &self.homes[shard];
-        let taken = self
-            .inner()
-            .take_idle(shard, |conn, since| pred(&conn.c, since));
-        taken
-            .into_iter()
-            .map(|conn| Lease::new(Arc::clone(home), conn))
-            .collect()
+        let taken = self.inner().take_idle(shard, |conn, since| pred(&conn.c, since));
+        taken.into_iter().map(|conn| Lease::new(Arc::clone(home), conn)).collect()
     }
 
     /// Refuses newcomers, ends every wait with [`Refusal::Closed`], closes the idle connections.
@@ -138,9 +126,7 @@ impl<C: Send + 'static> Pool<C> {
     pub fn for_each_idle(&self, mut visit: impl FnMut(usize, &C, Tick)) {
         for shard in 0..self.shards() {
             self.inner().with_shard(shard, |state| {
-                state
-                    .idle
-                    .for_each(|conn, since| visit(shard, &conn.c, since));
+                state.idle.for_each(|conn, since| visit(shard, &conn.c, since));
             });
         }
     }
@@ -148,8 +134,6 @@ impl<C: Send + 'static> Pool<C> {
 
 impl<C: Send + 'static> std::fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("shards", &self.shards())
-            .finish_non_exhaustive()
+        f.debug_struct("Pool").field("shards", &self.shards()).finish_non_exhaustive()
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum Dialled {
 pub(super) enum Claim {
     Granted(Grant),
     Denied,
+    /// There is room, but a back-off is in force until this moment.
+    TooEarly(Tick),
     /// The pool itself would allow it; this budget does not.
     Blocked(Arc<Budget>),
 }
@@ -94,13 +96,7 @@ impl Growth {
             probing: false,
         };
         let room = AtomicBool::new(state.room());
-        Self {
-            state: Mutex::new(state),
-            room,
-            excess: AtomicUsize::new(0),
-            budgets,
-            member,
-        }
+        Self { state: Mutex::new(state), room, excess: AtomicUsize::new(0), budgets, member }
     }
 
     pub(super) fn budgets(&self) -> &[Arc<Budget>] {
@@ -125,8 +121,11 @@ impl Growth {
             return Claim::Denied;
         }
         self.with(|state| {
-            if !state.room() || state.retry_at.is_some_and(|at| now < at) {
+            if !state.room() {
                 return Claim::Denied;
+            }
+            if let Some(retry_at) = state.retry_at.filter(|at| now < *at) {
+                return Claim::TooEarly(retry_at);
             }
             if let Err(budget) = self.take_budgets(todo) {
                 return Claim::Blocked(budget);
@@ -165,6 +164,12 @@ impl Growth {
         if budget.has_blocked() {
             todo.push(Arc::clone(budget));
         }
+    }
+
+    /// Whether a claim would get as far as the budgets.
+    pub(super) fn may_dial(&self, now: Tick) -> bool {
+        let state = self.state.lock();
+        state.room() && state.retry_at.is_none_or(|at| at <= now)
     }
 
     /// Ends a claim.
@@ -236,20 +241,13 @@ impl Growth {
 
     pub(super) fn figures(&self) -> GrowthFigures {
         let state = self.state.lock();
-        GrowthFigures {
-            slots: state.slots,
-            connecting: state.connecting,
-            retry_at: state.retry_at,
-        }
+        GrowthFigures { slots: state.slots, connecting: state.connecting, retry_at: state.retry_at }
     }
 
     /// The pool is gone with `idle` connections in it: nothing else can be left.
     pub(super) fn leave(&self, idle: usize) {
         let figures = self.figures();
-        assert!(
-            figures.slots == idle,
-            "BUG: a pool ended with a slot unaccounted for"
-        );
+        assert!(figures.slots == idle, "BUG: a pool ended with a slot unaccounted for");
         for budget in &self.budgets {
             budget.leave(self.member, idle);
         }
@@ -259,8 +257,5 @@ impl Growth {
 fn free_slots(state: &mut State, count: usize) {
     assert!(state.slots >= count, "BUG: more slots freed than taken");
     state.slots -= count;
-    assert!(
-        state.slots >= state.connecting,
-        "BUG: more dials than slots"
-    );
+    assert!(state.slots >= state.connecting, "BUG: more dials than slots");
 }

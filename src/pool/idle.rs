@@ -33,11 +33,7 @@ pub(super) struct IdleSet<C> {
 
 impl<C> IdleSet<C> {
     pub(super) const fn new() -> Self {
-        Self {
-            slab: Slab::new(),
-            order: Ends::EMPTY,
-            groups: Vec::new(),
-        }
+        Self { slab: Slab::new(), order: Ends::EMPTY, groups: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -46,11 +42,7 @@ impl<C> IdleSet<C> {
 
     /// When the longest idle connection became idle; [`Tick::MAX`] if none is.
     pub(super) fn oldest_since(&self) -> Tick {
-        if self.order.is_empty() {
-            Tick::MAX
-        } else {
-            self.slab.at(self.order.head).since
-        }
+        if self.order.is_empty() { Tick::MAX } else { self.slab.at(self.order.head).since }
     }
 
     pub(super) fn push(&mut self, conn: Conn<C>, since: Tick) {
@@ -58,18 +50,14 @@ impl<C> IdleSet<C> {
         let index = self.slab.insert(Entry { conn, since });
         self.slab.link_back(&mut self.order, Way::Order, index);
         let group = self.group_of(state);
-        self.slab
-            .link_back(&mut self.groups[group].ends, Way::Side, index);
+        self.slab.link_back(&mut self.groups[group].ends, Way::Side, index);
     }
 
     /// One connection: of the wanted state if there is one, else any; the warmest, or with
     /// `round_robin` the longest idle.
     pub(super) fn pop(&mut self, state: u64, round_robin: bool) -> Option<Conn<C>> {
         let pick = |ends: Ends| if round_robin { ends.head } else { ends.tail };
-        let same = self
-            .groups
-            .iter()
-            .find(|group| group.state == state && !group.ends.is_empty());
+        let same = self.groups.iter().find(|group| group.state == state && !group.ends.is_empty());
         let index = same.map_or(pick(self.order), |group| pick(group.ends));
         (index != NIL).then(|| self.take(index))
     }
@@ -110,8 +98,7 @@ impl<C> IdleSet<C> {
     fn take(&mut self, index: u32) -> Conn<C> {
         let state = self.slab.at(index).conn.state;
         let group = self.group_of(state);
-        self.slab
-            .unlink(&mut self.groups[group].ends, Way::Side, index);
+        self.slab.unlink(&mut self.groups[group].ends, Way::Side, index);
         self.slab.unlink(&mut self.order, Way::Order, index);
         if self.groups.len() > KEEP_GROUPS && self.groups[group].ends.is_empty() {
             self.groups.swap_remove(group);
@@ -127,10 +114,7 @@ impl<C> IdleSet<C> {
             self.groups[spare].state = state;
             return spare;
         }
-        self.groups.push(Group {
-            state,
-            ends: Ends::EMPTY,
-        });
+        self.groups.push(Group { state, ends: Ends::EMPTY });
         self.groups.len() - 1
     }
 }
@@ -140,12 +124,7 @@ mod tests {
     use super::*;
 
     fn conn(c: u32, state: u64) -> Conn<u32> {
-        Conn {
-            c,
-            generation: 0,
-            state,
-            home: 0,
-        }
+        Conn { c, generation: 0, state, home: 0 }
     }
 
     fn set(entries: &[(u32, u64)]) -> IdleSet<u32> {
@@ -199,10 +178,7 @@ mod tests {
     fn take_where_takes_what_is_named_in_one_pass() {
         let mut idle = set(&[(1, 7), (2, 8), (3, 7), (4, 9)]);
         let mut out = Vec::new();
-        idle.take_where(
-            |conn, since| conn.c == 2 || since >= Tick::from_micros(3),
-            &mut out,
-        );
+        idle.take_where(|conn, since| conn.c == 2 || since >= Tick::from_micros(3), &mut out);
         assert_eq!(out.iter().map(|conn| conn.c).collect::<Vec<_>>(), [2, 4]);
         assert_eq!(idle.pop_oldest().map(|conn| conn.c), Some(1));
         assert_eq!(idle.len(), 1);

@@ -37,10 +37,7 @@ impl<C: Send + 'static> Home<C> {
         if shard == self.shard {
             return Arc::clone(self);
         }
-        Arc::new(Home {
-            inner: Arc::clone(&self.inner),
-            shard,
-        })
+        Arc::new(Home { inner: Arc::clone(&self.inner), shard })
     }
 }
 
@@ -173,14 +170,12 @@ impl<C: Send + 'static> Inner<C> {
     /// An idle connection of any shard but `from`, the nearest following one first.
     fn steal(&self, from: usize, state: u64) -> Option<Conn<C>> {
         let count = self.shards.len();
-        (1..count)
-            .map(|step| (from + step) % count)
-            .find_map(|shard| {
-                if self.shards[shard].idle_hint() == 0 {
-                    return None;
-                }
-                self.with_shard(shard, |shard| shard.pop_idle(state))
-            })
+        (1..count).map(|step| (from + step) % count).find_map(|shard| {
+            if self.shards[shard].idle_hint() == 0 {
+                return None;
+            }
+            self.with_shard(shard, |shard| shard.pop_idle(state))
+        })
     }
 
     // ---- waiting ----
@@ -196,11 +191,7 @@ impl<C: Send + 'static> Inner<C> {
         })?;
         match enqueued {
             Enqueued::Closed => Err(Refusal::Closed),
-            Enqueued::Waiting {
-                waiter,
-                node,
-                deadline,
-            } => {
+            Enqueued::Waiting { waiter, node, deadline } => {
                 let ticket = Ticket::new(Arc::clone(home), waiter, node);
                 self.look_again(&ticket, deadline, now);
                 Ok(ticket)
@@ -229,11 +220,7 @@ impl<C: Send + 'static> Inner<C> {
         match enqueued {
             None => Ticket::new(home, resolved(Phase::Expired), 0),
             Some(Enqueued::Closed) => Ticket::new(home, resolved(Phase::Closed), 0),
-            Some(Enqueued::Waiting {
-                waiter,
-                node,
-                deadline,
-            }) => {
+            Some(Enqueued::Waiting { waiter, node, deadline }) => {
                 let ticket = Ticket::new(home, waiter, node);
                 self.look_again(&ticket, deadline, now);
                 ticket
@@ -258,8 +245,7 @@ impl<C: Send + 'static> Inner<C> {
 
     /// A ticket was dropped after something had been handed to it.
     pub(super) fn take_back(&self, gift: Gift<C>) {
-        self.returned
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.returned.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match gift {
             Gift::Conn(conn) => self.give_back(conn, self.now()),
             Gift::Grant(grant) => self.end_dial(grant, Dialled::Dropped),
@@ -300,10 +286,6 @@ impl<C: Send + 'static> Inner<C> {
     pub(super) fn end_dial(&self, grant: Grant, how: Dialled) {
         let mut todo = Todo::new();
         self.growth.end(grant, how, &mut todo);
-        if let Dialled::Failed(retry_at) = how {
-            // Waiters are retried without a newcomer's help: the timeout thread settles then.
-            self.registration.arm(retry_at);
-        }
         let now = self.now();
         self.settle(now, &mut todo);
         budget::drain(now, &mut todo);
@@ -312,10 +294,7 @@ impl<C: Send + 'static> Inner<C> {
     /// Ends a failed dial and puts its owner in line again. The back-off is in force before it is
     /// in line, so that it does not get its own slot back; nobody is served between the two, so that
     /// a slot which may be used at once goes by the order of tickets.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one caller, and each is a part of its permit"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a part of its permit")]
     pub(super) fn redial_later(
         &self,
         grant: Grant,
@@ -327,7 +306,6 @@ impl<C: Send + 'static> Inner<C> {
     ) -> Ticket<C> {
         let mut todo = Todo::new();
         self.growth.end(grant, Dialled::Failed(retry_at), &mut todo);
-        self.registration.arm(retry_at);
         let ticket = self.wait_again(home, place, hint_state, now);
         self.settle(now, &mut todo);
         budget::drain(now, &mut todo);
@@ -370,9 +348,7 @@ impl<C: Send + 'static> Inner<C> {
     /// The shard with the oldest ticket at its head, if anybody waits anywhere.
     fn oldest_head(&self) -> Option<(usize, u64)> {
         let heads = self.shards.iter().map(Shard::head_ticket_hint).enumerate();
-        heads
-            .filter(|(_, ticket)| *ticket != u64::MAX)
-            .min_by_key(|(_, ticket)| *ticket)
+        heads.filter(|(_, ticket)| *ticket != u64::MAX).min_by_key(|(_, ticket)| *ticket)
     }
 
     /// Hands over to a waiter of one shard, and wakes it and whoever was expired on the way, after
@@ -385,9 +361,8 @@ impl<C: Send + 'static> Inner<C> {
         now: Tick,
     ) -> Result<(), Gift<C>> {
         let mut batch = WakeBatch::new();
-        let handed = self.with_shard(target, |shard| {
-            shard.hand(gift, now, cross_shard, &mut batch)
-        });
+        let handed =
+            self.with_shard(target, |shard| shard.hand(gift, now, cross_shard, &mut batch));
         let waker = handed?;
         if let Some(waker) = waker {
             waker.wake();
@@ -427,6 +402,14 @@ impl<C: Send + 'static> Inner<C> {
         }
         match self.growth.claim(self.current_generation(), now, todo) {
             Claim::Denied => false,
+            Claim::TooEarly(retry_at) => {
+                // The timeout thread settles then. Armed here, by whoever finds a waiter and a
+                // back-off together, and not once by the dial that failed: the thread's clock may
+                // have passed `retry_at`, and the thread have come and gone, before a waiter with
+                // an earlier reading is linked.
+                self.registration.arm(retry_at);
+                false
+            }
             Claim::Blocked(budget) => {
                 todo.push(budget);
                 false
@@ -442,17 +425,15 @@ impl<C: Send + 'static> Inner<C> {
     fn grab_idle(&self) -> Option<Conn<C>> {
         let first = self.oldest_head().map_or(0, |(shard, _)| shard);
         let count = self.shards.len();
-        (0..count)
-            .map(|step| (first + step) % count)
-            .find_map(|shard| {
-                if self.shards[shard].idle_hint() == 0 {
-                    return None;
-                }
-                self.with_shard(shard, |shard| {
-                    let wanted = shard.waitlist.head().map_or(0, |entry| entry.tag.state);
-                    shard.pop_idle(wanted)
-                })
+        (0..count).map(|step| (first + step) % count).find_map(|shard| {
+            if self.shards[shard].idle_hint() == 0 {
+                return None;
+            }
+            self.with_shard(shard, |shard| {
+                let wanted = shard.waitlist.head().map_or(0, |entry| entry.tag.state);
+                shard.pop_idle(wanted)
             })
+        })
     }
 
     /// A permit goes to the oldest waiter of all, whatever its shard.
@@ -471,11 +452,7 @@ impl<C: Send + 'static> Inner<C> {
     /// A connection that became idle may be what another pool needs closed. The fence between is
     /// the one in `settle`.
     fn offer_to_budgets(&self, todo: &mut Todo) {
-        let blocked = self
-            .growth
-            .budgets()
-            .iter()
-            .filter(|budget| budget.has_blocked());
+        let blocked = self.growth.budgets().iter().filter(|budget| budget.has_blocked());
         todo.extend(blocked.cloned());
     }
 }
@@ -503,6 +480,10 @@ impl<C: Send + 'static> Deadlines for Inner<C> {
 impl<C: Send + 'static> Member for Inner<C> {
     fn oldest_waiter(&self) -> Option<Tick> {
         self.oldest_enqueued()
+    }
+
+    fn may_dial(&self, now: Tick) -> bool {
+        self.growth.may_dial(now)
     }
 
     fn spare_idle_since(&self) -> Option<Tick> {

@@ -31,10 +31,7 @@ pub struct Lease<C: Send + 'static> {
 
 impl<C: Send + 'static> Lease<C> {
     pub(super) fn new(home: Arc<Home<C>>, conn: Conn<C>) -> Self {
-        Self {
-            home,
-            conn: Some(conn),
-        }
+        Self { home, conn: Some(conn) }
     }
 
     /// Gives the connection back: to a waiter if there is one, else to the idle stack of
@@ -69,9 +66,7 @@ impl<C: Send + 'static> Lease<C> {
     }
 
     fn held(&self) -> &Conn<C> {
-        self.conn
-            .as_ref()
-            .expect("BUG: a lease without a connection")
+        self.conn.as_ref().expect("BUG: a lease without a connection")
     }
 }
 
@@ -85,11 +80,7 @@ impl<C: Send + 'static> Deref for Lease<C> {
 
 impl<C: Send + 'static> DerefMut for Lease<C> {
     fn deref_mut(&mut self) -> &mut C {
-        &mut self
-            .conn
-            .as_mut()
-            .expect("BUG: a lease without a connection")
-            .c
+        &mut self.conn.as_mut().expect("BUG: a lease without a connection").c
     }
 }
 

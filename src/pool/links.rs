@@ -29,10 +29,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) const EMPTY: Ends = Ends {
-        head: NIL,
-        tail: NIL,
-    };
+    pub(super) const EMPTY: Ends = Ends { head: NIL, tail: NIL };
 
     pub(super) fn is_empty(self) -> bool {
         self.head == NIL
@@ -45,10 +42,7 @@ struct Link {
     next: u32,
 }
 
-const UNLINKED: Link = Link {
-    prev: NIL,
-    next: NIL,
-};
+const UNLINKED: Link = Link { prev: NIL, next: NIL };
 
 struct Node<T> {
     value: Option<T>,
@@ -64,11 +58,7 @@ pub(super) struct Slab<T> {
 
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
-        Self {
-            nodes: Vec::new(),
-            free: NIL,
-            len: 0,
-        }
+        Self { nodes: Vec::new(), free: NIL, len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -89,10 +79,7 @@ impl<T> Slab<T> {
         }
         let index = u32::try_from(self.nodes.len()).expect("BUG: more than 2^32 nodes in a shard");
         assert!(index != NIL, "BUG: the slab is full");
-        self.nodes.push(Node {
-            value: Some(value),
-            links: [UNLINKED; 2],
-        });
+        self.nodes.push(Node { value: Some(value), links: [UNLINKED; 2] });
         index
     }
 
@@ -101,10 +88,7 @@ impl<T> Slab<T> {
         let free = self.free;
         let node = self.node_mut(index);
         let value = node.value.take().expect("BUG: removed an empty slab node");
-        node.links[Way::Order as usize] = Link {
-            prev: NIL,
-            next: free,
-        };
+        node.links[Way::Order as usize] = Link { prev: NIL, next: free };
         self.free = index;
         self.len -= 1;
         if self.len == 0 && self.nodes.len() > KEEP_NODES {
@@ -121,16 +105,12 @@ impl<T> Slab<T> {
 
     /// The value of a node known to be on a list.
     pub(super) fn at(&self, index: u32) -> &T {
-        self.get(index)
-            .expect("BUG: a list points to an empty slab node")
+        self.get(index).expect("BUG: a list points to an empty slab node")
     }
 
     /// The value of a node known to be on a list, to change.
     pub(super) fn at_mut(&mut self, index: u32) -> &mut T {
-        self.node_mut(index)
-            .value
-            .as_mut()
-            .expect("BUG: a list points to an empty slab node")
+        self.node_mut(index).value.as_mut().expect("BUG: a list points to an empty slab node")
     }
 
     pub(super) fn next(&self, way: Way, index: u32) -> u32 {
@@ -143,11 +123,7 @@ impl<T> Slab<T> {
 
     /// Links `index` in front of `at`; `at == NIL` means the back of the list.
     pub(super) fn link_before(&mut self, ends: &mut Ends, way: Way, at: u32, index: u32) {
-        let prev = if at == NIL {
-            ends.tail
-        } else {
-            self.node(at).links[way as usize].prev
-        };
+        let prev = if at == NIL { ends.tail } else { self.node(at).links[way as usize].prev };
         self.node_mut(index).links[way as usize] = Link { prev, next: at };
         if prev == NIL {
             ends.head = index;
@@ -207,12 +183,7 @@ mod tests {
         for &id in &ids {
             slab.link_back(&mut ends, Way::Order, id);
         }
-        for (gone, rest) in [
-            (1, vec![0, 2, 3]),
-            (0, vec![2, 3]),
-            (3, vec![2]),
-            (2, vec![]),
-        ] {
+        for (gone, rest) in [(1, vec![0, 2, 3]), (0, vec![2, 3]), (3, vec![2]), (2, vec![])] {
             slab.unlink(&mut ends, Way::Order, ids[gone]);
             assert_eq!(slab.remove(ids[gone]), gone as u32);
             assert_eq!(order(&slab, ends, Way::Order), rest);

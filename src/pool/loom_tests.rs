@@ -43,10 +43,7 @@ impl Seen {
     fn all(&self, outcomes: usize) {
         let seen = self.0.each_ref().map(|count| count.load(SeqCst));
         println!("outcomes seen: {seen:?}");
-        assert!(
-            seen[..outcomes].iter().all(|count| *count > 0),
-            "vacuous: {seen:?}"
-        );
+        assert!(seen[..outcomes].iter().all(|count| *count > 0), "vacuous: {seen:?}");
     }
 }
 
@@ -58,11 +55,7 @@ fn at(shard: usize) -> Hint {
 }
 
 fn limits(size: usize) -> PoolLimits {
-    PoolLimits {
-        size,
-        wait_timeout: Some(TIMEOUT),
-        ..PoolLimits::default()
-    }
+    PoolLimits { size, wait_timeout: Some(TIMEOUT), ..PoolLimits::default() }
 }
 
 fn world(shards: usize, size: usize) -> World {
@@ -76,11 +69,7 @@ fn world_with(
     timeouts: TimeoutHandle,
 ) -> World {
     let pool = Pool::new(shards, limits(size), budgets, timeouts.clone());
-    World {
-        pool,
-        timeouts,
-        open: Arc::default(),
-    }
+    World { pool, timeouts, open: Arc::default() }
 }
 
 impl World {
@@ -131,6 +120,18 @@ fn get(pool: &Arc<Pool<Conn>>, shard: usize) -> (Lease<Conn>, bool) {
     }
 }
 
+/// Gets a permit whatever it takes. Returns true if it had to wait.
+fn dial(pool: &Arc<Pool<Conn>>, shard: usize) -> (Permit<Conn>, bool) {
+    match pool.checkout(at(shard), START) {
+        Checkout::Connect(permit) => (permit, false),
+        Checkout::Wait(ticket) => match block_on(ticket) {
+            Outcome::Connect(permit) => (permit, true),
+            other => panic!("expected a permit, got {other:?}"),
+        },
+        other => panic!("expected a permit, got {other:?}"),
+    }
+}
+
 fn model(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
@@ -153,10 +154,7 @@ fn loom_hand_off_against_cancel_loses_nothing() {
         let snapshot = w.pool.snapshot();
         outcomes.note(snapshot.returned_by_ticket as usize);
         assert_eq!(snapshot.hand_offs, snapshot.returned_by_ticket);
-        assert_eq!(
-            snapshot.waits.served.count + snapshot.waits.cancelled.count,
-            1
-        );
+        assert_eq!(snapshot.waits.served.count + snapshot.waits.cancelled.count, 1);
     });
     seen.all(2);
 }
@@ -171,9 +169,7 @@ fn loom_hand_off_against_cancel_serves_the_next_waiter() {
         let (first, next) = (w.ticket(0), w.ticket(1));
         let giver = thread::spawn(move || lease.check_in(at(0), START));
         let quitter = thread::spawn(move || drop(first));
-        let Outcome::Handed(lease) = block_on(next) else {
-            panic!("not served")
-        };
+        let Outcome::Handed(lease) = block_on(next) else { panic!("not served") };
         giver.join().unwrap();
         quitter.join().unwrap();
         w.expect(0, 1, 0, 0);
@@ -228,10 +224,7 @@ fn loom_expiry_against_cancel_and_a_giver() {
         sweeper.join().unwrap();
         w.expect(1, 0, 0, 0);
         let waits = w.pool.snapshot().waits;
-        assert_eq!(
-            waits.served.count + waits.expired.count + waits.cancelled.count,
-            1
-        );
+        assert_eq!(waits.served.count + waits.expired.count + waits.cancelled.count, 1);
         outcomes.note(if waits.served.count == 1 {
             0
         } else if waits.expired.count == 1 {
@@ -291,9 +284,7 @@ fn loom_two_givers_one_waiter() {
         let one = thread::spawn(move || a.check_in(at(0), START));
         b.check_in(at(1), START);
         one.join().unwrap();
-        let Poll::Ready(Outcome::Handed(lease)) = poll(&mut ticket) else {
-            panic!("not served")
-        };
+        let Poll::Ready(Outcome::Handed(lease)) = poll(&mut ticket) else { panic!("not served") };
         outcomes.note(lease.home_shard());
         w.expect(1, 1, 0, 0);
     });
@@ -379,24 +370,10 @@ fn loom_permit_drop_against_a_waiter() {
     let outcomes = seen.clone();
     model(move || {
         let w = world(2, 1);
-        let Checkout::Connect(permit) = w.pool.checkout(at(0), START) else {
-            panic!()
-        };
+        let Checkout::Connect(permit) = w.pool.checkout(at(0), START) else { panic!() };
         let quitter = thread::spawn(move || drop(permit));
-        let permit = match w.pool.checkout(at(1), START) {
-            Checkout::Connect(permit) => {
-                outcomes.note(0);
-                permit
-            }
-            Checkout::Wait(ticket) => match block_on(ticket) {
-                Outcome::Connect(permit) => {
-                    outcomes.note(1);
-                    permit
-                }
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        };
+        let (permit, waited) = dial(&w.pool, 1);
+        outcomes.note(usize::from(waited));
         quitter.join().unwrap();
         drop(permit.fulfil(w.dial()));
         w.expect(0, 0, 0, 0);
@@ -412,14 +389,9 @@ fn loom_a_discarded_connection_becomes_a_permit() {
         let w = world(2, 1);
         let lease = w.lease(0);
         let killer = thread::spawn(move || drop(lease));
-        match w.pool.checkout(at(1), START) {
-            Checkout::Connect(_permit) => outcomes.note(0),
-            Checkout::Wait(ticket) => match block_on(ticket) {
-                Outcome::Connect(_permit) => outcomes.note(1),
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        let (permit, waited) = dial(&w.pool, 1);
+        outcomes.note(usize::from(waited));
+        drop(permit);
         killer.join().unwrap();
         w.expect(0, 0, 0, 0);
     });
@@ -442,9 +414,7 @@ fn loom_reconnect_against_hand_off() {
             Poll::Ready(other) => panic!("{other:?}"),
             Poll::Pending => {
                 outcomes.note(1);
-                let Outcome::Connect(_permit) = block_on(ticket) else {
-                    panic!("stale")
-                };
+                let Outcome::Connect(_permit) = block_on(ticket) else { panic!("stale") };
             }
         }
         giver.join().unwrap();
@@ -465,14 +435,9 @@ fn loom_two_pools_one_budget_slot() {
         let lease = a.lease(0);
         // It becomes idle, and must be closed for the other pool's waiter.
         let giver = thread::spawn(move || lease.check_in(at(0), START));
-        match b.pool.checkout(at(0), START) {
-            Checkout::Connect(_permit) => outcomes.note(0),
-            Checkout::Wait(ticket) => match block_on(ticket) {
-                Outcome::Connect(_permit) => outcomes.note(1),
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        let (permit, waited) = dial(&b.pool, 0);
+        outcomes.note(usize::from(waited));
+        drop(permit);
         giver.join().unwrap();
         assert_eq!(node.used(), 0);
         a.expect(0, 0, 0, 0);
@@ -492,14 +457,9 @@ fn loom_a_freed_budget_slot_against_another_pools_waiter() {
         let b = world_with(1, 1, vec![Arc::clone(&node)], timeouts);
         let lease = a.lease(0);
         let killer = thread::spawn(move || drop(lease));
-        match b.pool.checkout(at(0), START) {
-            Checkout::Connect(_permit) => outcomes.note(0),
-            Checkout::Wait(ticket) => match block_on(ticket) {
-                Outcome::Connect(_permit) => outcomes.note(1),
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        let (permit, waited) = dial(&b.pool, 0);
+        outcomes.note(usize::from(waited));
+        drop(permit);
         killer.join().unwrap();
         assert_eq!(node.used(), 0);
     });
@@ -518,13 +478,100 @@ fn loom_the_timeout_thread_arming_against_an_enqueue() {
         let w = world_with(1, 1, vec![], timeouts);
         let lease = w.lease(0);
         for _ in 0..2 {
-            let Outcome::Expired { .. } = block_on(w.ticket(0)) else {
-                panic!("not expired")
-            };
+            let Outcome::Expired { .. } = block_on(w.ticket(0)) else { panic!("not expired") };
         }
         outcomes.note(usize::from(w.timeouts.wakes() > 1));
         drop(lease);
         thread.stop_and_join();
     });
     seen.all(2);
+}
+
+/// The success of the only dial allowed at a time makes room for the next.
+#[test]
+fn loom_a_fulfilled_permit_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 2);
+        w.pool.set_limits(PoolLimits { connecting_max: 1, ..limits(2) }, START);
+        let Checkout::Connect(permit) = w.pool.checkout(at(0), START) else { panic!() };
+        let conn = w.dial();
+        let dialler = thread::spawn(move || permit.fulfil(conn));
+        let (permit, waited) = dial(&w.pool, 1);
+        outcomes.note(usize::from(waited));
+        let lease = dialler.join().unwrap();
+        w.expect(0, 1, 1, 0);
+        drop((permit, lease));
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+#[test]
+fn loom_resizing_up_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 1);
+        let lease = w.lease(0);
+        let pool = Arc::clone(&w.pool);
+        let operator = thread::spawn(move || pool.set_limits(limits(2), START));
+        let (permit, waited) = dial(&w.pool, 1);
+        outcomes.note(usize::from(waited));
+        operator.join().unwrap();
+        drop((permit, lease));
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+/// A waiter that gives up takes nothing with it: neither the budget's mark nor the wake-up.
+#[test]
+fn loom_a_freed_budget_slot_against_a_cancel_and_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let node = Budget::new("node", 1);
+        let timeouts = TimeoutHandle::manual();
+        let a = world_with(1, 1, vec![Arc::clone(&node)], timeouts.clone());
+        let b = world_with(1, 1, vec![Arc::clone(&node)], timeouts);
+        let lease = a.lease(0);
+        let quitting = b.ticket(0);
+        let killer = thread::spawn(move || drop(lease));
+        let quitter = thread::spawn(move || drop(quitting));
+        let (permit, waited) = dial(&b.pool, 0);
+        outcomes.note(usize::from(waited));
+        killer.join().unwrap();
+        quitter.join().unwrap();
+        drop(permit);
+        assert_eq!(node.used(), 0);
+        b.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+/// A failed dial arms the thread, and the thread gives the next attempt to the waiter, whichever of
+/// the two came first.
+#[test]
+fn loom_the_end_of_a_back_off_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let (thread, timeouts) = TimeoutThread::start(|| START.after(TIMEOUT * 100)).unwrap();
+        let w = world_with(1, 1, vec![], timeouts);
+        let patient = PoolLimits { wait_timeout: None, ..limits(1) };
+        w.pool.set_limits(patient, START);
+        let Checkout::Connect(permit) = w.pool.checkout(at(0), START) else { panic!() };
+        let dialler = loom::thread::spawn(move || permit.fail(START.after(TIMEOUT)));
+        let (permit, waited) = dial(&w.pool, 0);
+        outcomes.note(usize::from(waited));
+        dialler.join().unwrap();
+        drop(permit);
+        // Joined first: a sweep may be holding the slot for an instant, to see if anybody waits.
+        thread.stop_and_join();
+        w.expect(0, 0, 0, 0);
+    });
+    // The newcomer's own moment lies before the end of the back-off: it always waits.
+    assert!(seen.0[1].load(SeqCst) > 0);
 }

@@ -26,23 +26,14 @@ pub struct Permit<C: Send + 'static> {
 
 impl<C: Send + 'static> Permit<C> {
     pub(super) fn new(home: Arc<Home<C>>, grant: Grant, origin: Option<Tag>) -> Self {
-        Self {
-            home,
-            grant: Some(grant),
-            origin,
-        }
+        Self { home, grant: Some(grant), origin }
     }
 
     /// The connection is there. Ends the back-off, if there was one; further waiters get permits
     /// while slots remain.
     pub fn fulfil(mut self, c: C) -> Lease<C> {
         let grant = self.grant.take().expect("BUG: a permit without a grant");
-        let conn = Conn {
-            c,
-            generation: grant.generation,
-            state: 0,
-            home: self.home.shard,
-        };
+        let conn = Conn { c, generation: grant.generation, state: 0, home: self.home.shard };
         let lease = Lease::new(Arc::clone(&self.home), conn);
         self.home.inner.end_dial(grant, Dialled::Connected);
         lease
@@ -62,9 +53,7 @@ impl<C: Send + 'static> Permit<C> {
     pub fn requeue(mut self, retry_at: Tick, hint: Hint, now: Tick) -> Ticket<C> {
         let grant = self.grant.take().expect("BUG: a permit without a grant");
         let home = self.home.sibling(hint.shard);
-        self.home
-            .inner
-            .redial_later(grant, retry_at, home, self.origin, hint.state, now)
+        self.home.inner.redial_later(grant, retry_at, home, self.origin, hint.state, now)
     }
 }
 

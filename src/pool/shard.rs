@@ -56,11 +56,7 @@ struct Published {
     head_deadline: Tick,
 }
 
-const NOTHING: Published = Published {
-    idle: 0,
-    head_ticket: u64::MAX,
-    head_deadline: Tick::MAX,
-};
+const NOTHING: Published = Published { idle: 0, head_ticket: u64::MAX, head_deadline: Tick::MAX };
 
 /// Padded to its own cache lines: a worker that touches only its shard shares no line.
 #[repr(align(128))]
@@ -75,11 +71,7 @@ pub(super) struct Shard<C> {
 
 /// What a shard says to a newcomer.
 pub(super) enum Enqueued<C> {
-    Waiting {
-        waiter: Arc<Waiter<C>>,
-        node: u32,
-        deadline: Tick,
-    },
+    Waiting { waiter: Arc<Waiter<C>>, node: u32, deadline: Tick },
     Closed,
 }
 
@@ -141,8 +133,7 @@ impl<C> Shard<C> {
             self.head_ticket.store(now.head_ticket, Ordering::Release);
         }
         if now.head_deadline != state.published.head_deadline {
-            self.head_deadline
-                .store(now.head_deadline.as_micros(), Ordering::Release);
+            self.head_deadline.store(now.head_deadline.as_micros(), Ordering::Release);
         }
         state.published = now;
     }
@@ -201,11 +192,7 @@ impl<C> ShardState<C> {
             return Enqueued::Closed;
         }
         let (waiter, node, deadline) = self.waitlist.enqueue(tag);
-        Enqueued::Waiting {
-            waiter,
-            node,
-            deadline,
-        }
+        Enqueued::Waiting { waiter, node, deadline }
     }
 
     /// Hands `gift` to one waiter and returns its waker; gives it back if nobody here can take it

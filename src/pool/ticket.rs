@@ -61,18 +61,11 @@ pub struct Ticket<C: Send + 'static> {
     node: u32,
 }
 
-const _: () = assert!(
-    size_of::<Ticket<Box<u8>>>() <= 32,
-    "an idle session holds a ticket inline"
-);
+const _: () = assert!(size_of::<Ticket<Box<u8>>>() <= 32, "an idle session holds a ticket inline");
 
 impl<C: Send + 'static> Ticket<C> {
     pub(super) fn new(home: Arc<Home<C>>, waiter: Arc<Waiter<C>>, node: u32) -> Self {
-        Self {
-            home,
-            waiter: Some(waiter),
-            node,
-        }
+        Self { home, waiter: Some(waiter), node }
     }
 
     /// The pool-wide ticket number: the order of arrival. It outlives a hand-off: a permit that is
@@ -101,9 +94,7 @@ impl<C: Send + 'static> Ticket<C> {
                 Phase::Waiting if waiter.park(cx.waker()) => return Poll::Pending,
                 // Decided between the look and the parking: look again.
                 Phase::Waiting | Phase::Handed => continue,
-                Phase::Expired => Outcome::Expired {
-                    waited: waiter.waited(),
-                },
+                Phase::Expired => Outcome::Expired { waited: waiter.waited() },
                 Phase::Closed => Outcome::Refused(Refusal::Closed),
                 Phase::ConnectFailed => Outcome::Refused(Refusal::ConnectFailed),
                 Phase::Cancelled => unreachable!("BUG: a live ticket was cancelled"),
@@ -143,9 +134,7 @@ impl<C: Send + 'static> Ticket<C> {
     }
 
     pub(super) fn waiter(&self) -> &Arc<Waiter<C>> {
-        self.waiter
-            .as_ref()
-            .expect("BUG: a ticket was used after it had been resolved")
+        self.waiter.as_ref().expect("BUG: a ticket was used after it had been resolved")
     }
 }
 

@@ -90,31 +90,15 @@ impl<C> Waiter<C> {
 
     /// A waiter whose wait is over before it was linked.
     pub(super) fn resolved(phase: Phase, tag: Tag, waited: Duration) -> Self {
-        let cell = Cell {
-            waker: None,
-            gift: None,
-            tag,
-            waited,
-        };
-        Self {
-            phase: AtomicU8::new(phase as u8),
-            cell: Mutex::new(cell),
-        }
+        let cell = Cell { waker: None, gift: None, tag, waited };
+        Self { phase: AtomicU8::new(phase as u8), cell: Mutex::new(cell) }
     }
 
     /// Makes a recycled slot new. The exclusive borrow proves that no ticket holds it any more.
     pub(super) fn reset(&mut self, tag: Tag) {
         let cell = self.cell.get_mut();
-        assert!(
-            cell.gift.is_none(),
-            "BUG: a recycled waiter still holds a gift"
-        );
-        *cell = Cell {
-            waker: None,
-            gift: None,
-            tag,
-            waited: Duration::ZERO,
-        };
+        assert!(cell.gift.is_none(), "BUG: a recycled waiter still holds a gift");
+        *cell = Cell { waker: None, gift: None, tag, waited: Duration::ZERO };
         // Relaxed: the shard's lock, under which this waiter is linked next, publishes it.
         self.phase.store(Phase::Waiting as u8, Ordering::Relaxed);
     }
@@ -167,10 +151,7 @@ impl<C> Waiter<C> {
     /// What was handed, with the place in the queue that it was handed to.
     pub(super) fn take_gift(&self) -> (Gift<C>, Tag) {
         let mut cell = self.cell.lock();
-        let gift = cell
-            .gift
-            .take()
-            .expect("BUG: a handed waiter without a gift");
+        let gift = cell.gift.take().expect("BUG: a handed waiter without a gift");
         (gift, cell.tag)
     }
 
@@ -188,8 +169,6 @@ impl<C> Waiter<C> {
         // AcqRel: the loser must see what the winner did before it; the winner publishes.
         let waiting = Phase::Waiting as u8;
         let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.phase
-            .compare_exchange(waiting, phase as u8, order.0, order.1)
-            .is_ok()
+        self.phase.compare_exchange(waiting, phase as u8, order.0, order.1).is_ok()
     }
 }

@@ -44,12 +44,7 @@ pub(super) struct Waitlist<C> {
 
 impl<C> Waitlist<C> {
     pub(super) const fn new() -> Self {
-        Self {
-            slab: Slab::new(),
-            order: Ends::EMPTY,
-            queues: Vec::new(),
-            spares: VecDeque::new(),
-        }
+        Self { slab: Slab::new(), order: Ends::EMPTY, queues: Vec::new(), spares: VecDeque::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -67,17 +62,11 @@ impl<C> Waitlist<C> {
 
     /// The earliest deadline; [`Tick::MAX`] if there is none.
     pub(super) fn head_deadline(&self) -> Tick {
-        self.queues
-            .iter()
-            .map(|queue| self.queue_head(queue))
-            .min()
-            .unwrap_or(Tick::MAX)
+        self.queues.iter().map(|queue| self.queue_head(queue)).min().unwrap_or(Tick::MAX)
     }
 
     fn queue_head(&self, queue: &DeadlineQueue) -> Tick {
-        self.slab
-            .get(queue.ends.head)
-            .map_or(Tick::MAX, |entry| entry.tag.deadline)
+        self.slab.get(queue.ends.head).map_or(Tick::MAX, |entry| entry.tag.deadline)
     }
 
     /// Links a waiter, at the back or, if it waits again with an old ticket, where that belongs.
@@ -85,10 +74,7 @@ impl<C> Waitlist<C> {
     pub(super) fn enqueue(&mut self, mut tag: Tag) -> (Arc<Waiter<C>>, u32, Tick) {
         let timed = tag.deadline != Tick::MAX;
         let queue = timed.then(|| self.queue_of(tag.span));
-        let newest = self
-            .slab
-            .get(self.order.tail)
-            .is_none_or(|tail| tail.tag.ticket < tag.ticket);
+        let newest = self.slab.get(self.order.tail).is_none_or(|tail| tail.tag.ticket < tag.ticket);
         if let Some(queue) = queue.filter(|_| newest) {
             // Two threads may read the clock in one order and arrive here in the other. A deadline
             // moved back by those microseconds keeps the queue sorted.
@@ -96,21 +82,12 @@ impl<C> Waitlist<C> {
             tag.deadline = tail.map_or(tag.deadline, |tail| tag.deadline.max(tail.tag.deadline));
         }
         let waiter = self.slot(tag);
-        let index = self.slab.insert(Entry {
-            waiter: Arc::clone(&waiter),
-            tag,
-        });
-        let at = if newest {
-            NIL
-        } else {
-            self.first_ticket_after(tag.ticket)
-        };
-        self.slab
-            .link_before(&mut self.order, Way::Order, at, index);
+        let index = self.slab.insert(Entry { waiter: Arc::clone(&waiter), tag });
+        let at = if newest { NIL } else { self.first_ticket_after(tag.ticket) };
+        self.slab.link_before(&mut self.order, Way::Order, at, index);
         if let Some(queue) = queue {
             let at = self.first_deadline_after(queue, tag.deadline);
-            self.slab
-                .link_before(&mut self.queues[queue].ends, Way::Side, at, index);
+            self.slab.link_before(&mut self.queues[queue].ends, Way::Side, at, index);
         }
         (waiter, index, tag.deadline)
     }
@@ -138,11 +115,7 @@ impl<C> Waitlist<C> {
 
     fn first_deadline_after(&self, queue: usize, deadline: Tick) -> u32 {
         let ends = self.queues[queue].ends;
-        if self
-            .slab
-            .get(ends.tail)
-            .is_none_or(|tail| tail.tag.deadline <= deadline)
-        {
+        if self.slab.get(ends.tail).is_none_or(|tail| tail.tag.deadline <= deadline) {
             return NIL;
         }
         let mut index = ends.head;
@@ -160,10 +133,7 @@ impl<C> Waitlist<C> {
             self.queues[spare].span = span;
             return spare;
         }
-        self.queues.push(DeadlineQueue {
-            span,
-            ends: Ends::EMPTY,
-        });
+        self.queues.push(DeadlineQueue { span, ends: Ends::EMPTY });
         self.queues.len() - 1
     }
 
@@ -211,8 +181,7 @@ impl<C> Waitlist<C> {
         self.slab.unlink(&mut self.order, Way::Order, index);
         if tag.deadline != Tick::MAX {
             let queue = self.queue_of(tag.span);
-            self.slab
-                .unlink(&mut self.queues[queue].ends, Way::Side, index);
+            self.slab.unlink(&mut self.queues[queue].ends, Way::Side, index);
         }
         let entry = self.slab.remove(index);
         if self.spares.len() < SPARES {
@@ -230,10 +199,7 @@ impl<C> Waitlist<C> {
 
     /// One waiter whose deadline has come.
     pub(super) fn due(&self, now: Tick) -> Option<u32> {
-        let due = self
-            .queues
-            .iter()
-            .find(|queue| self.queue_head(queue) <= now)?;
+        let due = self.queues.iter().find(|queue| self.queue_head(queue) <= now)?;
         Some(due.ends.head)
     }
 
@@ -243,11 +209,7 @@ impl<C> Waitlist<C> {
         let entry = self.slab.at(index);
         let waker = entry.waiter.finish(phase, now.since(entry.tag.enqueued));
         let tag = self.unlink(index);
-        Finished {
-            won: waker.is_some(),
-            waker: waker.flatten(),
-            tag,
-        }
+        Finished { won: waker.is_some(), waker: waker.flatten(), tag }
     }
 }
 

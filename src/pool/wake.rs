@@ -17,10 +17,7 @@ pub(super) struct WakeBatch {
 
 impl WakeBatch {
     pub(super) const fn new() -> Self {
-        Self {
-            wakers: Vec::new(),
-            resolved: 0,
-        }
+        Self { wakers: Vec::new(), resolved: 0 }
     }
 
     pub(super) fn is_full(&self) -> bool {

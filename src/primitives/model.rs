@@ -20,18 +20,12 @@ impl<T> Mutex<T> {
 
     /// Blocks until the lock is held.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(
-            self.0
-                .lock()
-                .expect("BUG: a modelled lock cannot be poisoned"),
-        )
+        MutexGuard(self.0.lock().expect("BUG: a modelled lock cannot be poisoned"))
     }
 
     /// The data, without locking: the exclusive borrow proves that nobody else looks.
     pub fn get_mut(&mut self) -> &mut T {
-        self.0
-            .get_mut()
-            .expect("BUG: a modelled lock cannot be poisoned")
+        self.0.get_mut().expect("BUG: a modelled lock cannot be poisoned")
     }
 }
 
@@ -79,8 +73,6 @@ pub mod thread {
     where
         F: FnOnce() + Send + 'static,
     {
-        loom::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(body)
+        loom::thread::Builder::new().name(name.to_owned()).spawn(body)
     }
 }

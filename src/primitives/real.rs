@@ -71,8 +71,6 @@ pub mod thread {
     where
         F: FnOnce() + Send + 'static,
     {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(body)
+        std::thread::Builder::new().name(name.to_owned()).spawn(body)
     }
 }

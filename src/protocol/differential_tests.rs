@@ -80,18 +80,14 @@ fn context() -> DecodeContext {
 
 fn read_frontend(bytes: &[u8]) -> PgWireFrontendMessage {
     let mut bytes = BytesMut::from(bytes);
-    let message = PgWireFrontendMessage::decode(&mut bytes, &context())
-        .unwrap()
-        .unwrap();
+    let message = PgWireFrontendMessage::decode(&mut bytes, &context()).unwrap().unwrap();
     assert!(bytes.is_empty());
     message
 }
 
 fn read_backend(bytes: &[u8]) -> PgWireBackendMessage {
     let mut bytes = BytesMut::from(bytes);
-    let message = PgWireBackendMessage::decode(&mut bytes, &context())
-        .unwrap()
-        .unwrap();
+    let message = PgWireBackendMessage::decode(&mut bytes, &context()).unwrap().unwrap();
     assert!(bytes.is_empty());
     message
 }
@@ -112,12 +108,7 @@ fn is_same_request(message: &Authentication, read: rust_backend::Message) -> boo
             *salt == body.salt()
         }
         (Authentication::SASL(names), Rust::AuthenticationSasl(body)) => {
-            *names
-                == body
-                    .mechanisms()
-                    .map(|name| Ok(name.to_owned()))
-                    .collect::<Vec<_>>()
-                    .unwrap()
+            *names == body.mechanisms().map(|name| Ok(name.to_owned())).collect::<Vec<_>>().unwrap()
         }
         (Authentication::SASLContinue(data), Rust::AuthenticationSaslContinue(body)) => {
             data == body.data()
@@ -419,8 +410,6 @@ fn messages_without_content() {
         PgWireFrontendMessage::decode(&mut BytesMut::from(&gssenc[..]), &DecodeContext::default());
     assert!(matches!(
         read,
-        Ok(Some(PgWireFrontendMessage::SslNegotiation(
-            SslNegotiationMetaMessage::PostgresGss(_)
-        )))
+        Ok(Some(PgWireFrontendMessage::SslNegotiation(SslNegotiationMetaMessage::PostgresGss(_))))
     ));
 }

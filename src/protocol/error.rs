@@ -91,13 +91,7 @@ pub struct ErrorMessage {
 impl ErrorMessage {
     /// A message of any severity, without detail and hint.
     pub fn new(severity: Severity, code: SqlState, message: impl Into<String>) -> Self {
-        Self {
-            severity,
-            code,
-            message: message.into(),
-            detail: None,
-            hint: None,
-        }
+        Self { severity, code, message: message.into(), detail: None, hint: None }
     }
 
     /// An ERROR: the session goes on.
@@ -149,10 +143,7 @@ mod tests {
     fn severities_are_read_as_they_are_written() {
         use Severity::*;
         for severity in [Error, Fatal, Panic, Warning, Notice, Debug, Info, Log] {
-            assert_eq!(
-                Severity::from_bytes(severity.as_str().as_bytes()),
-                Some(severity)
-            );
+            assert_eq!(Severity::from_bytes(severity.as_str().as_bytes()), Some(severity));
             assert_eq!(severity.ends_session(), matches!(severity, Fatal | Panic));
         }
         assert_eq!(Severity::from_bytes("FEHLER".as_bytes()), None);
@@ -164,16 +155,9 @@ mod tests {
             .with_detail("d")
             .with_hint("h");
         assert_eq!(message.to_string(), "FATAL: no more (53300)");
-        assert_eq!(
-            (message.detail.as_deref(), message.hint.as_deref()),
-            (Some("d"), Some("h"))
-        );
+        assert_eq!((message.detail.as_deref(), message.hint.as_deref()), (Some("d"), Some("h")));
         assert_eq!(ErrorMessage::warning("w").code, SqlState::WARNING);
         assert_eq!(ErrorMessage::notice("n").severity, Severity::Notice);
-        assert!(
-            !ErrorMessage::error(SqlState::INTERNAL_ERROR, "x")
-                .severity
-                .ends_session()
-        );
+        assert!(!ErrorMessage::error(SqlState::INTERNAL_ERROR, "x").severity.ends_session());
     }
 }

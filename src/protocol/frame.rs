@@ -139,10 +139,7 @@ pub fn backend_login_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> 
     match backend_header(bytes)? {
         Some(Header { tag, len }) if len > BACKEND_SMALL_LENGTH_MAX as usize + 1 => {
             // The table caps the length far below `i32::MAX`, hence the conversion is exact.
-            Err(FrameError::Length {
-                tag,
-                length: (len - 1) as i32,
-            })
+            Err(FrameError::Length { tag, length: (len - 1) as i32 })
         }
         header => Ok(header),
     }
@@ -151,11 +148,7 @@ pub fn backend_login_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> 
 /// The greatest length word of a frontend message, or 0 for a type that does not exist.
 pub(super) const fn frontend_length_max(tag: u8) -> u32 {
     let after_login = FRONTEND[tag as usize].max;
-    if after_login == 0 {
-        FRONTEND_LOGIN[tag as usize].max
-    } else {
-        after_login
-    }
+    if after_login == 0 { FRONTEND_LOGIN[tag as usize].max } else { after_login }
 }
 
 /// The greatest length word of a backend message, or 0 for a type that does not exist.
@@ -175,10 +168,7 @@ fn header(
     let length = u32::from_be_bytes([a, b, c, d]);
     let bounds = table[usize::from(tag)];
     if bounds.min <= length && length <= bounds.max {
-        Ok(Some(Header {
-            tag,
-            len: length as usize + 1,
-        }))
+        Ok(Some(Header { tag, len: length as usize + 1 }))
     } else {
         Err(refusal(tag, length, bounds, unknown))
     }
@@ -189,10 +179,7 @@ fn refusal(tag: u8, length: u32, bounds: Bounds, unknown: fn(u8) -> FrameError) 
     if bounds.max == 0 {
         unknown(tag)
     } else {
-        FrameError::Length {
-            tag,
-            length: length.cast_signed(),
-        }
+        FrameError::Length { tag, length: length.cast_signed() }
     }
 }
 
@@ -204,10 +191,7 @@ struct Bounds {
 }
 
 /// No length satisfies it.
-const UNKNOWN: Bounds = Bounds {
-    min: u32::MAX,
-    max: 0,
-};
+const UNKNOWN: Bounds = Bounds { min: u32::MAX, max: 0 };
 
 const fn table<const N: usize>(entries: [(u8, u32, u32); N]) -> [Bounds; 256] {
     let mut table = [UNKNOWN; 256];
@@ -258,11 +242,7 @@ static BACKEND: [Bounds; 256] = table([
     (backend::EMPTY_QUERY_RESPONSE, 4, 4),
     (backend::ERROR_RESPONSE, 5, BACKEND_LARGE_LENGTH_MAX),
     (backend::FUNCTION_CALL_RESPONSE, 8, BACKEND_LARGE_LENGTH_MAX),
-    (
-        backend::NEGOTIATE_PROTOCOL_VERSION,
-        12,
-        BACKEND_SMALL_LENGTH_MAX,
-    ),
+    (backend::NEGOTIATE_PROTOCOL_VERSION, 12, BACKEND_SMALL_LENGTH_MAX),
     (backend::NO_DATA, 4, 4),
     (backend::NOTICE_RESPONSE, 5, BACKEND_LARGE_LENGTH_MAX),
     (backend::NOTIFICATION_RESPONSE, 10, BACKEND_LARGE_LENGTH_MAX),
@@ -290,13 +270,7 @@ mod tests {
             assert_eq!(frontend_header(&bytes[..cut]), Ok(None));
         }
         let header = frontend_header(&bytes).unwrap().unwrap();
-        assert_eq!(
-            header,
-            Header {
-                tag: b'Q',
-                len: 101
-            }
-        );
+        assert_eq!(header, Header { tag: b'Q', len: 101 });
         assert_eq!(header.body_len(), 96);
     }
 
@@ -325,10 +299,7 @@ mod tests {
                     assert_eq!(read(&frame(tag, length)), Ok(Some(Header { tag, len })));
                 }
                 for length in [min - 1, max + 1] {
-                    let refused = FrameError::Length {
-                        tag,
-                        length: length as i32,
-                    };
+                    let refused = FrameError::Length { tag, length: length as i32 };
                     assert_eq!(read(&frame(tag, length)), Err(refused));
                 }
             }
@@ -344,20 +315,14 @@ mod tests {
         assert!(backend_header(&beyond).unwrap().is_some());
         assert_eq!(
             backend_login_header(&beyond),
-            Err(FrameError::Length {
-                tag: b'E',
-                length: 30_001
-            })
+            Err(FrameError::Length { tag: b'E', length: 30_001 })
         );
     }
 
     #[test]
     fn the_words_are_those_of_postgres() {
         let message = frontend_header(&frame(0xff, 4)).unwrap_err().to_message();
-        assert_eq!(
-            message.to_string(),
-            "FATAL: invalid frontend message type 255 (08P01)"
-        );
+        assert_eq!(message.to_string(), "FATAL: invalid frontend message type 255 (08P01)");
         let message = login_header(&frame(b'Q', 4)).unwrap_err().to_message();
         assert_eq!(
             message.to_string(),

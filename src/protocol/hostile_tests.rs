@@ -9,12 +9,7 @@ use super::startup::{self, Initial, StartupError};
 use super::{SqlState, tag};
 
 fn startup_packet(code: u32, body: &[u8]) -> Vec<u8> {
-    [
-        &(body.len() as u32 + 8).to_be_bytes(),
-        &code.to_be_bytes(),
-        body,
-    ]
-    .concat()
+    [&(body.len() as u32 + 8).to_be_bytes(), &code.to_be_bytes(), body].concat()
 }
 
 fn refused(packet: &[u8]) -> StartupError {
@@ -24,18 +19,10 @@ fn refused(packet: &[u8]) -> StartupError {
 #[test]
 fn s01_startup_length_out_of_range_is_refused_by_its_four_bytes() {
     for length in [0, 1, 3, 4, 7, -1, -2, i32::MIN, 10_001, 65_536] {
-        assert_eq!(
-            refused(&i32::to_be_bytes(length)),
-            StartupError::Length,
-            "{length}"
-        );
+        assert_eq!(refused(&i32::to_be_bytes(length)), StartupError::Length, "{length}");
     }
     for length in [8, 10_000] {
-        assert_eq!(
-            startup::initial(&i32::to_be_bytes(length)),
-            Ok(None),
-            "{length}"
-        );
+        assert_eq!(startup::initial(&i32::to_be_bytes(length)), Ok(None), "{length}");
     }
     // Nothing can be told to a peer that does not speak the protocol.
     assert_eq!(StartupError::Length.to_message(), None);
@@ -50,12 +37,8 @@ fn s02_startup_claiming_gigabytes_is_refused_before_they_come() {
 
 #[test]
 fn s05_other_major_versions_are_refused_with_the_words_of_postgres() {
-    for (code, version) in [
-        (2 << 16, "2.0"),
-        (4 << 16, "4.0"),
-        (0, "0.0"),
-        (1234 << 16, "1234.0"),
-    ] {
+    for (code, version) in [(2 << 16, "2.0"), (4 << 16, "4.0"), (0, "0.0"), (1234 << 16, "1234.0")]
+    {
         let error = refused(&startup_packet(code, b"user\0u\0\0"));
         let message = error.to_message().unwrap();
         assert_eq!(message.code, SqlState::FEATURE_NOT_SUPPORTED);
@@ -69,11 +52,9 @@ fn s05_other_major_versions_are_refused_with_the_words_of_postgres() {
 
 #[test]
 fn s06_newer_minors_and_protocol_options_go_on_with_negotiation() {
-    for (minor, body) in [
-        (3, &b"user\0u\0\0"[..]),
-        (9999, b"user\0u\0\0"),
-        (0, b"user\0u\0_pq_.x\x001\0\0"),
-    ] {
+    for (minor, body) in
+        [(3, &b"user\0u\0\0"[..]), (9999, b"user\0u\0\0"), (0, b"user\0u\0_pq_.x\x001\0\0")]
+    {
         let packet = startup_packet(3 << 16 | minor, body);
         let Ok(Some((Initial::Startup(startup), consumed))) = startup::initial(&packet) else {
             panic!("refused")
@@ -86,22 +67,11 @@ fn s06_newer_minors_and_protocol_options_go_on_with_negotiation() {
 #[test]
 fn s07_users_and_layouts_that_are_wrong() {
     let of = |body: &[u8]| startup::initial(&startup_packet(3 << 16, body));
-    for body in [
-        &b"\0"[..],
-        b"user\0\0\0",
-        b"database\0d\0\0",
-        b"user\0u\0user\0\0\0",
-    ] {
+    for body in [&b"\0"[..], b"user\0\0\0", b"database\0d\0\0", b"user\0u\0user\0\0\0"] {
         let error = of(body).unwrap_err();
         assert_eq!(error, StartupError::NoUser);
-        assert_eq!(
-            error.sqlstate(),
-            SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-        );
-        assert_eq!(
-            error.to_string(),
-            "no PostgreSQL user name specified in startup packet"
-        );
+        assert_eq!(error.sqlstate(), SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+        assert_eq!(error.to_string(), "no PostgreSQL user name specified in startup packet");
     }
     for body in [
         &b""[..],
@@ -140,10 +110,7 @@ fn s08_values_with_quotes_and_backslashes_stay_intact() {
     };
     assert_eq!(&*startup.parameters[0].1, value);
     // A NUL inside ends the value: what follows it is a name, and then the layout is wrong.
-    let error = refused(&startup_packet(
-        3 << 16,
-        b"user\0u\0application_name\0a\0b\0\0",
-    ));
+    let error = refused(&startup_packet(3 << 16, b"user\0u\0application_name\0a\0b\0\0"));
     assert_eq!(error, StartupError::Layout);
 }
 
@@ -200,11 +167,7 @@ fn a06_sasl_initial_responses_with_lying_lengths_are_refused() {
         assert_eq!(of(length, b"n,,"), Err(DecodeError::Truncated), "{length}");
     }
     for length in [-1, 0, 2] {
-        assert_eq!(
-            of(length, b"n,,"),
-            Err(DecodeError::TrailingBytes),
-            "{length}"
-        );
+        assert_eq!(of(length, b"n,,"), Err(DecodeError::TrailingBytes), "{length}");
     }
     let cut = |body| decode::sasl_initial_response(body).unwrap_err();
     assert_eq!(cut(b"SCRAM-SHA-256"), DecodeError::Unterminated);
@@ -282,19 +245,10 @@ fn f02_sync_and_flush_have_exactly_their_size() {
 #[test]
 fn f04_a_query_without_a_terminator_or_with_a_nul_inside_is_refused() {
     assert_eq!(decode::query(b"select 1"), Err(DecodeError::Unterminated));
-    assert_eq!(
-        decode::query(b"select 1\0; drop\0"),
-        Err(DecodeError::TrailingBytes)
-    );
-    assert_eq!(
-        decode::query(b"select 1\0\0"),
-        Err(DecodeError::TrailingBytes)
-    );
+    assert_eq!(decode::query(b"select 1\0; drop\0"), Err(DecodeError::TrailingBytes));
+    assert_eq!(decode::query(b"select 1\0\0"), Err(DecodeError::TrailingBytes));
     let message = DecodeError::Unterminated.to_message();
-    assert_eq!(
-        message.to_string(),
-        "ERROR: invalid string in message (08P01)"
-    );
+    assert_eq!(message.to_string(), "ERROR: invalid string in message (08P01)");
 }
 
 #[test]
@@ -306,10 +260,7 @@ fn f05_cut_and_lying_extended_messages_are_refused() {
         assert!(decode::parse(&parse[..cut]).is_err(), "{cut}");
     }
     for cut in 0..describe.len() {
-        assert!(
-            decode::describe_or_close(&describe[..cut]).is_err(),
-            "{cut}"
-        );
+        assert!(decode::describe_or_close(&describe[..cut]).is_err(), "{cut}");
     }
     for cut in 0..execute.len() {
         assert!(decode::execute(&execute[..cut]).is_err(), "{cut}");
@@ -317,15 +268,9 @@ fn f05_cut_and_lying_extended_messages_are_refused() {
     let longer = |body: &[u8]| [body, b"\0"].concat();
     let trailing = Err(DecodeError::TrailingBytes);
     assert_eq!(decode::parse(&longer(parse)).map(drop), trailing);
-    assert_eq!(
-        decode::describe_or_close(&longer(describe)).map(drop),
-        trailing
-    );
+    assert_eq!(decode::describe_or_close(&longer(describe)).map(drop), trailing);
     assert_eq!(decode::execute(&longer(execute)).map(drop), trailing);
-    assert_eq!(
-        decode::parse(b"\0\0\xff\xff\0\0\0\x17"),
-        Err(DecodeError::Truncated)
-    );
+    assert_eq!(decode::parse(b"\0\0\xff\xff\0\0\0\x17"), Err(DecodeError::Truncated));
     // These errors are answered with ERROR, and the session goes on after Sync.
     assert!(!DecodeError::Truncated.to_message().severity.ends_session());
 }
@@ -335,21 +280,11 @@ fn f12_a_length_that_would_wrap_never_leaves_the_frame_module() {
     // A message of 4 GiB + 4 bytes has this length word; its tail would be read as messages.
     for length in [4_u32, 5] {
         let wrapped = u64::from(u32::MAX) + 1 + u64::from(length);
-        assert_eq!(
-            wrapped as u32, length,
-            "the attack that a sender must be kept from"
-        );
+        assert_eq!(wrapped as u32, length, "the attack that a sender must be kept from");
     }
     let huge = super::frame::LARGE_LENGTH_MAX as usize;
-    let header = frame::Header {
-        tag: b'B',
-        len: huge + 1,
-    };
-    let names = decode::Bind {
-        portal: b"",
-        statement: b"",
-        rest_offset: 2,
-    };
+    let header = frame::Header { tag: b'B', len: huge + 1 };
+    let names = decode::Bind { portal: b"", statement: b"", rest_offset: 2 };
     let mut out = Vec::new();
     assert!(super::rewrite::bind(&mut out, header, &names, b"x").is_err());
 }
@@ -368,14 +303,7 @@ fn f18_hostile_server_frames_are_refused() {
         }
     }
     // ReadyForQuery, and all that has no body, has one size.
-    for (tag, length) in [
-        (b'Z', 4),
-        (b'Z', 6),
-        (b'1', 5),
-        (b'2', 5),
-        (b'3', 5),
-        (b'n', 8),
-    ] {
+    for (tag, length) in [(b'Z', 4), (b'Z', 6), (b'1', 5), (b'2', 5), (b'3', 5), (b'n', 8)] {
         assert!(frame::backend_header(&[tag, 0, 0, 0, length]).is_err());
     }
 }
@@ -394,10 +322,7 @@ fn cve_2012_4575_long_database_names_are_an_error_or_kept_whole() {
 #[test]
 fn cve_2015_4054_a_password_before_the_startup_packet_is_refused() {
     for tag in *b"pQPBCDEFHSXcdf" {
-        assert_eq!(
-            refused(&[tag, 0, 0, 0, 8, b'x', 0, 0, 0]),
-            StartupError::Length
-        );
+        assert_eq!(refused(&[tag, 0, 0, 0, 8, b'x', 0, 0, 0]), StartupError::Length);
     }
 }
 
@@ -418,18 +343,9 @@ fn cve_2026_6666_errors_of_a_server_may_lack_any_field() {
         assert_eq!(fields.message.is_none(), missing >> 3 & 1 == 1);
     }
     assert_eq!(decode::error_fields(b""), Err(DecodeError::Truncated));
-    assert_eq!(
-        decode::error_fields(b"C57P01"),
-        Err(DecodeError::Unterminated)
-    );
-    assert_eq!(
-        decode::error_fields(b"C57P01\0"),
-        Err(DecodeError::Truncated)
-    );
-    assert_eq!(
-        decode::error_fields(b"C57P01\0\0x"),
-        Err(DecodeError::TrailingBytes)
-    );
+    assert_eq!(decode::error_fields(b"C57P01"), Err(DecodeError::Unterminated));
+    assert_eq!(decode::error_fields(b"C57P01\0"), Err(DecodeError::Truncated));
+    assert_eq!(decode::error_fields(b"C57P01\0\0x"), Err(DecodeError::TrailingBytes));
     for odd in [&b"C\0\0"[..], b"C57p01\0\0", b"C57P0123\0\0"] {
         assert_eq!(decode::error_fields(odd).unwrap().sqlstate(), None);
     }

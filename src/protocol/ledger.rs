@@ -65,21 +65,13 @@ impl Owed {
     /// A reply that the client sees.
     #[must_use]
     pub const fn client(expects: Expects) -> Self {
-        Self {
-            expects,
-            audience: Audience::Client,
-            key: 0,
-        }
+        Self { expects, audience: Audience::Client, key: 0 }
     }
 
     /// A reply that is swallowed.
     #[must_use]
     pub const fn pooler(expects: Expects) -> Self {
-        Self {
-            expects,
-            audience: Audience::Pooler,
-            key: 0,
-        }
+        Self { expects, audience: Audience::Pooler, key: 0 }
     }
 
     /// The same with a statement's number.
@@ -142,9 +134,7 @@ impl Ledger {
     #[must_use]
     pub fn awaits_server(&self) -> bool {
         use Expects::{CopyEnd, LocalClose, LocalParse};
-        self.owed
-            .iter()
-            .any(|o| !matches!(o.expects, CopyEnd | LocalClose | LocalParse))
+        self.owed.iter().any(|o| !matches!(o.expects, CopyEnd | LocalClose | LocalParse))
     }
 
     /// Whether the server waits for COPY data.
@@ -214,10 +204,7 @@ impl Ledger {
         // NoticeResponse, ParameterStatus and NotificationResponse may come at any time.
         if matches!(tag, b'N' | b'S' | b'A') {
             let audience = self.owed.front().map_or(Audience::Client, |o| o.audience);
-            return Ok(Reply {
-                audience,
-                completed: None,
-            });
+            return Ok(Reply { audience, completed: None });
         }
         let Some(&head) = self.owed.front() else {
             return Err(Desync { tag });
@@ -242,10 +229,7 @@ impl Ledger {
         if completes {
             self.owed.pop_front();
         }
-        Ok(Reply {
-            audience: head.audience,
-            completed: completes.then_some(head),
-        })
+        Ok(Reply { audience: head.audience, completed: completes.then_some(head) })
     }
 
     /// Accounts for an ErrorResponse. Every entry that will never be answered because of it goes
@@ -255,16 +239,12 @@ impl Ledger {
         self.copy_in = false;
         let Some(&head) = self.owed.front() else {
             // Between requests, or while skipping: a FATAL one; nothing is owed for it.
-            return Reply {
-                audience: Audience::Client,
-                completed: None,
-            };
+            return Reply { audience: Audience::Client, completed: None };
         };
         match head.expects {
-            Expects::Query | Expects::FunctionCall | Expects::Sync => Reply {
-                audience: head.audience,
-                completed: None,
-            },
+            Expects::Query | Expects::FunctionCall | Expects::Sync => {
+                Reply { audience: head.audience, completed: None }
+            }
             _ => {
                 while let Some(owed) = self.owed.pop_front() {
                     if owed.expects == Expects::Sync {
@@ -277,10 +257,7 @@ impl Ledger {
                     self.skipping = true;
                     self.unsynced = false;
                 }
-                Reply {
-                    audience: Audience::Client,
-                    completed: Some(head),
-                }
+                Reply { audience: Audience::Client, completed: Some(head) }
             }
         }
     }
@@ -347,12 +324,7 @@ mod tests {
     #[test]
     fn an_extended_group_is_settled_only_by_its_sync() {
         let mut ledger = Ledger::default();
-        for e in [
-            Expects::Parse,
-            Expects::Bind,
-            Expects::Describe,
-            Expects::Execute,
-        ] {
+        for e in [Expects::Parse, Expects::Bind, Expects::Describe, Expects::Execute] {
             ledger.push(client(e));
         }
         receive_all(&mut ledger, b"12TDC");
@@ -385,10 +357,7 @@ mod tests {
         ledger.push(client(Expects::Parse));
         ledger.receive_error(|_| {});
         assert!(ledger.is_skipping());
-        assert!(
-            !ledger.push(client(Expects::Query)),
-            "even a Query is skipped"
-        );
+        assert!(!ledger.push(client(Expects::Query)), "even a Query is skipped");
         assert!(!ledger.push(client(Expects::LocalParse)));
         assert!(ledger.push(client(Expects::Sync)));
         receive_all(&mut ledger, b"Z");
@@ -409,12 +378,7 @@ mod tests {
     #[test]
     fn a_sync_sent_before_copy_in_response_is_swallowed_by_the_copy() {
         let mut ledger = Ledger::default();
-        for e in [
-            Expects::Parse,
-            Expects::Bind,
-            Expects::Describe,
-            Expects::Execute,
-        ] {
+        for e in [Expects::Parse, Expects::Bind, Expects::Describe, Expects::Execute] {
             ledger.push(client(e));
         }
         ledger.push(client(Expects::Sync));

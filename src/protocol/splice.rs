@@ -16,11 +16,7 @@ impl<'a> Splice<'a> {
     /// A batch read into `input`; `output` must be empty and is used if there is an edit.
     pub fn new(input: &'a [u8], output: &'a mut Vec<u8>) -> Self {
         debug_assert!(output.is_empty());
-        Self {
-            input,
-            run_start: 0,
-            output,
-        }
+        Self { input, run_start: 0, output }
     }
 
     /// The place to append what is inserted in front of position `at`.

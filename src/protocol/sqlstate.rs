@@ -13,9 +13,7 @@ impl SqlState {
     /// The code in `bytes`, or `None` unless they are exactly five digits or capital letters.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let code: [u8; 5] = bytes.try_into().ok()?;
-        let valid = code
-            .iter()
-            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+        let valid = code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
         valid.then_some(Self(code))
     }
 
@@ -141,14 +139,8 @@ mod tests {
 
     #[test]
     fn what_is_no_code_is_refused() {
-        for bytes in [
-            &b""[..],
-            b"0800",
-            b"080060",
-            b"08p01",
-            b"08\x0006",
-            b"\xff\xff\xff\xff\xff",
-        ] {
+        for bytes in [&b""[..], b"0800", b"080060", b"08p01", b"08\x0006", b"\xff\xff\xff\xff\xff"]
+        {
             assert_eq!(SqlState::from_bytes(bytes), None);
         }
         assert_eq!(SqlState::CONNECTION_FAILURE.class(), *b"08");

@@ -217,9 +217,9 @@ pub fn initial(bytes: &[u8]) -> Result<Option<(Initial, usize)>, StartupError> {
 fn check_code(code: u32, body_len: usize) -> Result<(), StartupError> {
     let fits = match code {
         SSL_REQUEST_CODE | GSSENC_REQUEST_CODE => body_len == 0,
-        CANCEL_REQUEST_CODE => body_len
-            .checked_sub(4)
-            .is_some_and(|secret_len| SECRET_LEN.contains(&secret_len)),
+        CANCEL_REQUEST_CODE => {
+            body_len.checked_sub(4).is_some_and(|secret_len| SECRET_LEN.contains(&secret_len))
+        }
         _ => {
             let (major, minor) = ((code >> 16) as u16, code as u16);
             if major != 3 {
@@ -228,27 +228,16 @@ fn check_code(code: u32, body_len: usize) -> Result<(), StartupError> {
             true
         }
     };
-    if fits {
-        Ok(())
-    } else {
-        Err(StartupError::Length)
-    }
+    if fits { Ok(()) } else { Err(StartupError::Length) }
 }
 
 fn cancel(body: &[u8]) -> Result<Initial, StartupError> {
     let (pid, secret) = body.split_first_chunk().ok_or(StartupError::Length)?;
-    Ok(Initial::Cancel {
-        pid: i32::from_be_bytes(*pid),
-        secret: secret.to_vec(),
-    })
+    Ok(Initial::Cancel { pid: i32::from_be_bytes(*pid), secret: secret.to_vec() })
 }
 
 fn startup(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
-    let mut startup = Startup {
-        major: 3,
-        minor,
-        ..Startup::default()
-    };
+    let mut startup = Startup { major: 3, minor, ..Startup::default() };
     let mut replication = None;
     let mut cursor = Cursor::new(body);
     loop {
@@ -296,9 +285,7 @@ fn parse_replication(value: &[u8]) -> Result<Option<Replication>, StartupError> 
 fn parse_bool(value: &[u8]) -> Option<bool> {
     let begins = |word: &[u8], least: usize| {
         value.len() >= least
-            && word
-                .get(..value.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(value))
+            && word.get(..value.len()).is_some_and(|start| start.eq_ignore_ascii_case(value))
     };
     if begins(b"true", 1) || begins(b"yes", 1) || begins(b"on", 2) || value == b"1" {
         Some(true)

@@ -68,11 +68,7 @@ impl Drop for CancelInFlight {
         let waker = {
             let mut state = self.0.cancels.state.lock();
             state.in_flight -= 1;
-            if state.in_flight == 0 {
-                state.waiting.take()
-            } else {
-                None
-            }
+            if state.in_flight == 0 { state.waiting.take() } else { None }
         };
         if let Some(waker) = waker {
             waker.wake();

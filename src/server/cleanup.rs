@@ -20,6 +20,9 @@ use crate::protocol::ledger::{Expects, Owed};
 /// How long after a cancel the next one is sent, if something still runs.
 const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 
+/// Limit for the cancel that follows a server which had to be closed.
+const LAST_CANCEL: Duration = Duration::from_secs(1);
+
 /// How the client went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
@@ -73,8 +76,20 @@ impl From<io::Error> for CleanUpError {
 /// Cleans a server up. Dropping the future closes the server.
 ///
 /// # Errors
-/// [`CleanUpError`]: the server is closed and its slot free.
-pub async fn clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLease, CleanUpError> {
+/// [`CleanUpError`]: the server is closed and its slot free, and what it may still run is cancelled,
+/// since PostgreSQL does not look whether its client is there before it has something to say.
+pub async fn clean_up(lease: ServerLease, plan: &CleanUp) -> Result<ServerLease, CleanUpError> {
+    let shared = lease.shared.clone();
+    let cleaned = try_clean_up(lease, plan).await;
+    if matches!(cleaned, Err(CleanUpError::TimedOut | CleanUpError::MidMessage)) {
+        let last = CancelInFlight::new(shared);
+        // The server is on its own then, until it speaks.
+        let _ = last.send(&plan.socket_options, LAST_CANCEL).await;
+    }
+    cleaned
+}
+
+async fn try_clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLease, CleanUpError> {
     if plan.mid_message || !lease.unsent.is_empty() {
         return Err(CleanUpError::MidMessage);
     }
@@ -100,20 +115,12 @@ async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpErr
     }
     if let Some(reset_query) = &plan.reset_query {
         query(server, reset_query).await?;
-        if reset_query
-            .trim()
-            .trim_end_matches(';')
-            .eq_ignore_ascii_case("DISCARD ALL")
-        {
+        if reset_query.trim().trim_end_matches(';').eq_ignore_ascii_case("DISCARD ALL") {
             server.statements.clear();
             server.settings = Arc::default();
         }
     }
-    if server.is_free() {
-        Ok(())
-    } else {
-        Err(CleanUpError::NotIdle(server.tx))
-    }
+    if server.is_free() { Ok(()) } else { Err(CleanUpError::NotIdle(server.tx)) }
 }
 
 /// Runs a query of our own and waits for its end.
@@ -145,13 +152,15 @@ async fn end_requests(server: &mut Server, cancel: Option<&CleanUp>) -> Result<(
             return Ok(());
         }
         match cancel {
-            None => read_while_owed(server).await?,
+            None => read_while_owed(server, 0).await?,
             Some(plan) => {
                 // A cancel that does not get through is no reason to give up: the query may end.
                 let cancel = CancelInFlight::new(server.shared.clone());
                 let _ = cancel.send(&plan.socket_options, plan.deadline).await;
                 // Reading may be dropped at any point: what was read is in the server.
-                let read = tokio::time::timeout(CANCEL_AGAIN, read_while_owed(server)).await;
+                let one_less = server.ledger.len().saturating_sub(1);
+                let read = read_while_owed(server, one_less);
+                let read = tokio::time::timeout(CANCEL_AGAIN, read).await;
                 if let Ok(result) = read {
                     result?;
                 }
@@ -173,8 +182,12 @@ async fn give_up_group(server: &mut Server) -> Result<(), CleanUpError> {
     Ok(())
 }
 
-async fn read_while_owed(server: &mut Server) -> Result<(), ServerFault> {
-    while !server.ledger.is_settled() && !server.ledger.needs_sync() && !server.ledger.in_copy_in()
+/// Reads until no more than `owed_max` replies are owed, or there is something to be sent first.
+async fn read_while_owed(server: &mut Server, owed_max: usize) -> Result<(), ServerFault> {
+    while (server.ledger.len() > owed_max || owed_max == 0)
+        && !server.ledger.is_settled()
+        && !server.ledger.needs_sync()
+        && !server.ledger.in_copy_in()
     {
         read_replies(server).await?;
     }

@@ -55,11 +55,8 @@ pub struct LoggedIn {
 /// [`ConnectError`]; the connection is closed.
 pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
     let attempt = async {
-        let transport = target
-            .endpoint
-            .connect(target.options)
-            .await
-            .map_err(ConnectError::Connect)?;
+        let transport =
+            target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
         let mut framed = Framed::new(transport);
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
@@ -69,9 +66,7 @@ pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
         authenticate(&mut framed, target).await?;
         finish(framed).await
     };
-    tokio::time::timeout(target.timeout, attempt)
-        .await
-        .unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(target.timeout, attempt).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
 async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectError> {
@@ -150,11 +145,7 @@ async fn scram(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectEr
 
 async fn sasl_message(framed: &mut Framed) -> Result<Message, ConnectError> {
     let message = next(framed).await?;
-    if message.tag == b'R' {
-        Ok(message)
-    } else {
-        Err(ConnectError::Unexpected(message.tag))
-    }
+    if message.tag == b'R' { Ok(message) } else { Err(ConnectError::Unexpected(message.tag)) }
 }
 
 /// After AuthenticationOk: parameters and the cancel key, up to ReadyForQuery.
@@ -166,9 +157,7 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
         match message.tag {
             b'S' => {
                 let parameter = decode::parameter_status(&message.body)?;
-                greeting
-                    .parameters
-                    .push((parameter.name.into(), parameter.value.into()));
+                greeting.parameters.push((parameter.name.into(), parameter.value.into()));
             }
             b'K' => {
                 let key = decode::backend_key_data(&message.body)?;
@@ -177,12 +166,7 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
             b'Z' if framed.buffer.is_empty() => {
                 decode::ready_for_query(&message.body)?;
                 let transport = framed.transport;
-                return Ok(LoggedIn {
-                    transport,
-                    backend_pid,
-                    secret,
-                    greeting,
-                });
+                return Ok(LoggedIn { transport, backend_pid, secret, greeting });
             }
             tag => return Err(ConnectError::Unexpected(tag)),
         }
@@ -192,14 +176,11 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
 /// The next message that is neither a notice nor an error.
 async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
     loop {
-        let message = framed
-            .message(frame::backend_header)
-            .await
-            .map_err(|e| match e {
-                ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
-                ReadError::Io(e) => ConnectError::Lost(e),
-                ReadError::Frame(e) => ConnectError::Frame(e),
-            })?;
+        let message = framed.message(frame::backend_header).await.map_err(|e| match e {
+            ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
+            ReadError::Io(e) => ConnectError::Lost(e),
+            ReadError::Frame(e) => ConnectError::Frame(e),
+        })?;
         match message.tag {
             b'N' => {}
             b'E' => {

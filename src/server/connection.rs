@@ -193,10 +193,7 @@ impl Greeting {
     /// A parameter's value, by its name in any case.
     #[must_use]
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
-        let found = self
-            .parameters
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let found = self.parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
         Some(&found.1)
     }
 }
@@ -278,11 +275,9 @@ impl Server {
         let kept = self.carry.len();
         match self.transport.poll_read(cx, &mut input[kept..]) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(if self.doomed {
-                ServerFault::Fatal
-            } else {
-                ServerFault::Closed
-            })),
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(if self.doomed { ServerFault::Fatal } else { ServerFault::Closed }))
+            }
             Poll::Ready(Ok(n)) => {
                 input[..kept].copy_from_slice(&self.carry);
                 self.carry.clear();
@@ -343,11 +338,7 @@ struct IdleWatch {
 
 impl IdleWatch {
     fn new(pool: Weak<ServerPool>, inbox: Arc<WatchInbox>) -> (Arc<Self>, Waker) {
-        let watch = Arc::new(Self {
-            flagged: AtomicBool::new(false),
-            pool,
-            inbox,
-        });
+        let watch = Arc::new(Self { flagged: AtomicBool::new(false), pool, inbox });
         (watch.clone(), Waker::from(watch))
     }
 }

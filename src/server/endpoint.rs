@@ -40,10 +40,7 @@ impl Endpoint {
         if host.starts_with('/') {
             Self::Unix(PathBuf::from(format!("{host}/.s.PGSQL.{port}")))
         } else {
-            Self::Tcp {
-                host: host.to_owned(),
-                port,
-            }
+            Self::Tcp { host: host.to_owned(), port }
         }
     }
 

@@ -16,9 +16,7 @@ pub fn error_message(fields: &ErrorFields<'_>) -> ErrorMessage {
     ErrorMessage {
         severity: fields.severity_known().unwrap_or(Severity::Error),
         code: fields.sqlstate().unwrap_or(SqlState::INTERNAL_ERROR),
-        message: fields
-            .message
-            .map_or_else(|| "unknown error".to_owned(), text),
+        message: fields.message.map_or_else(|| "unknown error".to_owned(), text),
         detail: fields.detail.map(text),
         hint: fields.hint.map(text),
     }
@@ -47,18 +45,15 @@ impl ServerFault {
     pub fn client_message(&self) -> Option<ErrorMessage> {
         match self {
             Self::Fatal => None,
-            Self::Closed | Self::Io(_) => Some(ErrorMessage::fatal(
-                SqlState::CONNECTION_FAILURE,
-                "server conn crashed?",
-            )),
-            Self::Reply(fault @ ReplyFault::OwnQuery { .. }) => Some(ErrorMessage::fatal(
-                SqlState::INVALID_PARAMETER_VALUE,
-                fault.to_string(),
-            )),
-            Self::Reply(fault) => Some(ErrorMessage::fatal(
-                SqlState::CONNECTION_FAILURE,
-                fault.to_string(),
-            )),
+            Self::Closed | Self::Io(_) => {
+                Some(ErrorMessage::fatal(SqlState::CONNECTION_FAILURE, "server conn crashed?"))
+            }
+            Self::Reply(fault @ ReplyFault::OwnQuery { .. }) => {
+                Some(ErrorMessage::fatal(SqlState::INVALID_PARAMETER_VALUE, fault.to_string()))
+            }
+            Self::Reply(fault) => {
+                Some(ErrorMessage::fatal(SqlState::CONNECTION_FAILURE, fault.to_string()))
+            }
         }
     }
 }

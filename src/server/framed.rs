@@ -41,10 +41,7 @@ impl Framed {
     /// A socket from which nothing has been read.
     #[must_use]
     pub const fn new(transport: Transport) -> Self {
-        Self {
-            transport,
-            buffer: Vec::new(),
-        }
+        Self { transport, buffer: Vec::new() }
     }
 
     /// Reads more into the buffer. Cancel-safe.
@@ -74,10 +71,7 @@ impl Framed {
                 let rest = self.buffer.split_off(header.len);
                 let mut body = std::mem::replace(&mut self.buffer, rest);
                 body.drain(..HEADER_LEN);
-                return Ok(Message {
-                    tag: header.tag,
-                    body,
-                });
+                return Ok(Message { tag: header.tag, body });
             }
             self.fill().await?;
         }

@@ -66,13 +66,7 @@ pub fn park(mut lease: ServerLease, worker: usize) {
     }
     lease.shared.set_state(ServerState::Idle);
     let state = lease.settings.fingerprint();
-    lease.check_in(
-        Hint {
-            shard: worker,
-            state,
-        },
-        clock::now(),
-    );
+    lease.check_in(Hint { shard: worker, state }, clock::now());
 }
 
 /// Reads away what a server with nothing owed has sent: notices and parameter changes. Registers

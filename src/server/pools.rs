@@ -112,11 +112,7 @@ impl ServerKeys {
     /// The keys for this salt and iteration count, if they were derived before.
     #[must_use]
     pub fn find(&self, salt: &[u8], iterations: u32) -> Option<Arc<ClientKeys>> {
-        self.0
-            .lock()
-            .as_ref()
-            .filter(|keys| keys.fit(salt, iterations))
-            .cloned()
+        self.0.lock().as_ref().filter(|keys| keys.fit(salt, iterations)).cloned()
     }
 
     /// Remembers keys just derived.
@@ -207,11 +203,7 @@ impl ServerPool {
             }
             Err(error) => {
                 let retry_at = self.note_failure(&error, &settings);
-                Err(DialFailure {
-                    permit,
-                    error,
-                    retry_at,
-                })
+                Err(DialFailure { permit, error, retry_at })
             }
         }
     }
@@ -247,10 +239,7 @@ impl ServerPool {
     /// The canonical form of settings that a server of this pool has accepted before.
     #[must_use]
     pub fn known_settings(&self, settings: &Settings) -> Option<Arc<Settings>> {
-        self.known_settings
-            .lock()
-            .get(&settings.fingerprint())
-            .cloned()
+        self.known_settings.lock().get(&settings.fingerprint()).cloned()
     }
 
     /// Remembers that a server accepted settings asked for as `fingerprint`.
@@ -350,9 +339,7 @@ pub struct PoolSet {
 
 impl std::fmt::Debug for PoolSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PoolSet")
-            .field("shards", &self.shards)
-            .finish_non_exhaustive()
+        f.debug_struct("PoolSet").field("shards", &self.shards).finish_non_exhaustive()
     }
 }
 
@@ -376,12 +363,7 @@ impl PoolSet {
     /// No pools yet; each will have `shards` shards, one per worker.
     #[must_use]
     pub fn new(shards: usize, timeouts: TimeoutHandle) -> Self {
-        Self {
-            shards,
-            timeouts,
-            state: Mutex::default(),
-            servers: ServerTable::default(),
-        }
+        Self { shards, timeouts, state: Mutex::default(), servers: ServerTable::default() }
     }
 
     /// The pool of (database, user), made by `settings` if there is none.
@@ -432,22 +414,14 @@ impl PoolSet {
 
     /// Takes a pool out, closing it: its database is configured no longer.
     pub fn remove(&self, pool: &ServerPool) {
-        self.state
-            .lock()
-            .pools
-            .remove(&(pool.database.clone(), pool.user.clone()));
+        self.state.lock().pools.remove(&(pool.database.clone(), pool.user.clone()));
         pool.pool.close();
     }
 }
 
 impl PoolSetState {
     fn budgets(&mut self, database: &str, user: &str, caps: Caps) -> Vec<Arc<Budget>> {
-        let of_database = budget(
-            &mut self.database_budgets,
-            "database",
-            database,
-            caps.database,
-        );
+        let of_database = budget(&mut self.database_budgets, "database", database, caps.database);
         let of_user = budget(&mut self.user_budgets, "user", user, caps.user);
         vec![of_database, of_user]
     }

@@ -112,10 +112,7 @@ pub fn walk<'a>(
         }
         at += taken;
     }
-    Ok(Walked {
-        bytes: splice.finish(at),
-        consumed: at,
-    })
+    Ok(Walked { bytes: splice.finish(at), consumed: at })
 }
 
 /// Appends the local replies whose turn has come; for use when requests were recorded and the
@@ -211,21 +208,12 @@ fn account_error(
     body: &[u8],
     is_whole: bool,
 ) -> Result<Action, ReplyFault> {
-    let fields = if is_whole {
-        Some(decode::error_fields(body)?)
-    } else {
-        None
-    };
+    let fields = if is_whole { Some(decode::error_fields(body)?) } else { None };
     let severity = fields.as_ref().and_then(ErrorFields::severity_known);
     if severity.is_some_and(Severity::ends_session) {
         server.doomed = true;
     }
-    let Server {
-        ledger,
-        statements,
-        refusals,
-        ..
-    } = server;
+    let Server { ledger, statements, refusals, .. } = server;
     let mut replacement = None;
     let mut is_first = true;
     let reply = ledger.receive_error(|owed| {

@@ -39,9 +39,7 @@ struct Setting {
 /// Whether a change of this parameter, once reported, is the linked client's.
 #[must_use]
 pub fn is_tracked(name: &[u8]) -> bool {
-    TRACKED
-        .iter()
-        .any(|t| t.as_bytes().eq_ignore_ascii_case(name))
+    TRACKED.iter().any(|t| t.as_bytes().eq_ignore_ascii_case(name))
 }
 
 impl Settings {
@@ -52,10 +50,7 @@ impl Settings {
         for (name, value) in pairs {
             let name = name.to_ascii_lowercase().into_boxed_str();
             entries.retain(|e| e.name != name);
-            entries.push(Setting {
-                name,
-                value: value.into(),
-            });
+            entries.push(Setting { name, value: value.into() });
         }
         Self::from_entries(entries)
     }
@@ -63,10 +58,7 @@ impl Settings {
     fn from_entries(mut entries: Vec<Setting>) -> Arc<Self> {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let fingerprint = fingerprint(&entries);
-        Arc::new(Self {
-            entries,
-            fingerprint,
-        })
+        Arc::new(Self { entries, fingerprint })
     }
 
     /// A hash of the whole; 0 means that nothing is set. Equal settings have equal fingerprints;
@@ -85,10 +77,7 @@ impl Settings {
     /// The value of a setting, by its name in any case.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&[u8]> {
-        let entry = self
-            .entries
-            .iter()
-            .find(|e| e.name.eq_ignore_ascii_case(name))?;
+        let entry = self.entries.iter().find(|e| e.name.eq_ignore_ascii_case(name))?;
         Some(&entry.value)
     }
 
@@ -101,17 +90,10 @@ impl Settings {
     #[must_use]
     pub fn with(&self, name: &str, value: Option<&[u8]>) -> Arc<Self> {
         let name = name.to_ascii_lowercase();
-        let mut entries: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|e| *e.name != *name)
-            .cloned()
-            .collect();
+        let mut entries: Vec<_> =
+            self.entries.iter().filter(|e| *e.name != *name).cloned().collect();
         if let Some(value) = value {
-            entries.push(Setting {
-                name: name.into(),
-                value: value.into(),
-            });
+            entries.push(Setting { name: name.into(), value: value.into() });
         }
         Self::from_entries(entries)
     }
@@ -227,20 +209,14 @@ mod tests {
              E'a\\x27); DROP TABLE t; --\\x5C \\xC3\\xA9\\x0A',false);"
         );
         let odd = settings(&[("my\".x", "1")]);
-        assert_eq!(
-            settings(&[]).replay_sql(&odd).unwrap(),
-            "RESET \"my\"\"\".\"x\";"
-        );
+        assert_eq!(settings(&[]).replay_sql(&odd).unwrap(), "RESET \"my\"\"\".\"x\";");
     }
 
     #[test]
     fn one_setting_is_changed_or_taken_out() {
         let base = settings(&[("timezone", "UTC")]);
         assert_eq!(base.with("TimeZone", None).fingerprint(), 0);
-        assert_eq!(
-            base.with("TimeZone", Some(b"CET")).value("timezone"),
-            Some(&b"CET"[..])
-        );
+        assert_eq!(base.with("TimeZone", Some(b"CET")).value("timezone"), Some(&b"CET"[..]));
         assert_eq!(base.with("TimeZone", Some(b"UTC")), base);
     }
 

@@ -156,10 +156,7 @@ pub struct ServerStatements {
 
 impl Default for ServerStatements {
     fn default() -> Self {
-        Self {
-            known: LruCache::unbounded(),
-            unclosed: Vec::new(),
-        }
+        Self { known: LruCache::unbounded(), unclosed: Vec::new() }
     }
 }
 

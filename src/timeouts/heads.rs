@@ -76,17 +76,13 @@ pub(super) enum Nap {
 
 impl TimeoutHandle {
     pub(super) fn new(clock: fn() -> Tick) -> Self {
-        Self {
-            hub: Arc::new(Hub::new(Clock::Real(clock))),
-        }
+        Self { hub: Arc::new(Hub::new(Clock::Real(clock))) }
     }
 
     /// A handle without a thread, for tests: [`run_due`](Self::run_due) is the thread, its argument
     /// the clock. Time starts at [`Tick::ZERO`].
     pub fn manual() -> Self {
-        Self {
-            hub: Arc::new(Hub::new(Clock::Manual(PlainCounter::new(0)))),
-        }
+        Self { hub: Arc::new(Hub::new(Clock::Manual(PlainCounter::new(0)))) }
     }
 
     /// Moves virtual time to `now` and visits every source that is due by then.
@@ -112,18 +108,10 @@ impl TimeoutHandle {
         let mut heads = self.hub.heads.lock();
         let id = heads.next_id;
         heads.next_id += 1;
-        let source = Source {
-            deadlines,
-            armed: Arc::clone(&armed),
-            queued: None,
-        };
+        let source = Source { deadlines, armed: Arc::clone(&armed), queued: None };
         heads.sources.insert(id, source);
         drop(heads);
-        Registration {
-            hub: Arc::clone(&self.hub),
-            id,
-            armed,
-        }
+        Registration { hub: Arc::clone(&self.hub), id, armed }
     }
 
     /// How often the thread has woken.
@@ -179,12 +167,7 @@ impl Hub {
             stop: false,
         };
         let (wakes, visits) = (PlainCounter::new(0), PlainCounter::new(0));
-        Self {
-            clock,
-            heads: Mutex::new(heads),
-            wakes,
-            visits,
-        }
+        Self { clock, heads: Mutex::new(heads), wakes, visits }
     }
 
     pub(super) fn now(&self) -> Tick {
@@ -231,10 +214,7 @@ impl Hub {
         let mut heads = self.heads.lock();
         let (deadline, id) = heads.queue.first().copied().filter(|(at, _)| *at <= now)?;
         heads.queue.remove(&(deadline, id));
-        let source = heads
-            .sources
-            .get_mut(&id)
-            .expect("BUG: a head without a source");
+        let source = heads.sources.get_mut(&id).expect("BUG: a head without a source");
         source.queued = None;
         Some((id, source.deadlines.clone(), Arc::clone(&source.armed)))
     }

@@ -21,8 +21,7 @@ impl Deadlines for Script {
         let mut deadlines = self.deadlines.lock();
         let before = deadlines.len();
         deadlines.retain(|at| *at > now);
-        self.expired
-            .fetch_add(before - deadlines.len(), Ordering::SeqCst);
+        self.expired.fetch_add(before - deadlines.len(), Ordering::SeqCst);
     }
 
     fn next_deadline(&self, _now: Tick) -> Option<Tick> {
@@ -61,10 +60,7 @@ fn only_due_sources_are_visited() {
     }
     handle.run_due(tick(300));
     assert_eq!(handle.visits(), 3);
-    let expired = sources
-        .iter()
-        .map(|(script, _)| script.expired())
-        .collect::<Vec<_>>();
+    let expired = sources.iter().map(|(script, _)| script.expired()).collect::<Vec<_>>();
     assert_eq!(expired, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
 }
 
@@ -102,10 +98,7 @@ fn a_source_that_goes_away_leaves_nothing_behind() {
 fn until(done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "the timeout thread did not come"
-        );
+        assert!(start.elapsed() < Duration::from_secs(20), "the timeout thread did not come");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -121,10 +114,7 @@ fn the_thread_fires_in_time_and_is_joined() {
         registration.arm(at);
     }
     until(|| script.expired() == 3);
-    assert!(
-        clock::now().since(begun) >= Duration::from_millis(60),
-        "and not before"
-    );
+    assert!(clock::now().since(begun) >= Duration::from_millis(60), "and not before");
     thread.stop_and_join();
     let late = clock::now();
     script.add(late);
@@ -139,18 +129,13 @@ fn wakes_are_few_however_many_wait() {
     let (script, registration) = source(&handle);
     let begun = clock::now();
     for millis in 0..1_000 {
-        let at = begun
-            .after(Duration::from_millis(50))
-            .after(Duration::from_micros(millis));
+        let at = begun.after(Duration::from_millis(50)).after(Duration::from_micros(millis));
         script.add(at);
         registration.arm(at);
     }
     until(|| script.expired() == 1_000);
     let (wakes, visits) = (handle.wakes(), handle.visits());
-    assert!(
-        wakes <= 20,
-        "{wakes} wakes and {visits} visits for 1,000 deadlines in 1 ms"
-    );
+    assert!(wakes <= 20, "{wakes} wakes and {visits} visits for 1,000 deadlines in 1 ms");
     assert!(wakes >= 1);
     drop(thread);
 }

@@ -34,13 +34,7 @@ impl TimeoutThread {
         let hub = Arc::clone(&handle.hub);
         let body = Arc::clone(&hub);
         let thread = thread::spawn_named(NAME, move || run(&body))?;
-        Ok((
-            TimeoutThread {
-                hub,
-                thread: Some(thread),
-            },
-            handle,
-        ))
+        Ok((TimeoutThread { hub, thread: Some(thread) }, handle))
     }
 
     /// Stops the thread and waits for its end. Deadlines no longer fire.
@@ -57,10 +51,7 @@ impl TimeoutThread {
         };
         self.hub.stop();
         let ended = thread.join();
-        assert!(
-            ended.is_ok() || std::thread::panicking(),
-            "BUG: the timeout thread panicked"
-        );
+        assert!(ended.is_ok() || std::thread::panicking(), "BUG: the timeout thread panicked");
     }
 }
 

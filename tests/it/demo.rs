@@ -34,11 +34,7 @@ impl Demo {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self {
-            process,
-            lines,
-            output: String::new(),
-        }
+        Self { process, lines, output: String::new() }
     }
 
     /// Reads on until a line contains `text`.
@@ -101,12 +97,7 @@ fn processes_in(folder: &Path) -> Vec<String> {
 fn assert_nothing_left(folder: &Path) {
     let is_clean = || !folder.exists() && processes_in(folder).is_empty();
     let clean = eventually(PATIENCE, is_clean);
-    assert!(
-        clean,
-        "left in {}: {:#?}",
-        folder.display(),
-        processes_in(folder)
-    );
+    assert!(clean, "left in {}: {:#?}", folder.display(), processes_in(folder));
 }
 
 #[test]
@@ -114,10 +105,7 @@ fn once_shows_four_runs_without_failures_and_cleans_up() {
     let _alone = ONE_AT_A_TIME.lock();
     let mut demo = Demo::start(&["--once", "--seconds", "2"]);
     let folder = demo.read_folder();
-    assert!(
-        !processes_in(&folder).is_empty(),
-        "the demo's processes can be seen"
-    );
+    assert!(!processes_in(&folder).is_empty(), "the demo's processes can be seen");
     assert!(demo.finish().success(), "{}", demo.output);
     for (run, clients) in [
         ("select-only, direct", "4"),
@@ -125,17 +113,10 @@ fn once_shows_four_runs_without_failures_and_cleans_up() {
         ("tpcb-like, direct", "4"),
         ("tpcb-like, pgbaton", "12"),
     ] {
-        let mut rows = demo
-            .output
-            .lines()
-            .filter_map(|line| line.strip_prefix(run));
+        let mut rows = demo.output.lines().filter_map(|line| line.strip_prefix(run));
         let row = rows.rfind(|rest| rest.starts_with(' '));
         let cells: Vec<&str> = row.expect("a row").split_whitespace().collect();
-        assert_eq!(
-            (cells[0], cells[5]),
-            (clients, "0"),
-            "clients, failed in {row:?}"
-        );
+        assert_eq!((cells[0], cells[5]), (clients, "0"), "clients, failed in {row:?}");
         assert!(cells[1].parse::<f64>().unwrap() > 0.0, "tps in {row:?}");
     }
     assert_nothing_left(&folder);
@@ -188,8 +169,5 @@ fn without_postgres_it_says_what_to_install() {
         .unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("initdb") && said.contains("postgresql"),
-        "{said}"
-    );
+    assert!(said.contains("initdb") && said.contains("postgresql"), "{said}");
 }

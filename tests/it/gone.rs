@@ -49,11 +49,7 @@ fn stage() -> Stage {
 }
 
 fn pid(client: &mut Wire) -> i32 {
-    client
-        .query("select pg_backend_pid()")
-        .value()
-        .parse()
-        .unwrap()
+    client.query("select pg_backend_pid()").value().parse().unwrap()
 }
 
 /// Waits until the pool's only server is free, and checks that it is the same as before.
@@ -138,10 +134,7 @@ fn c02_an_open_portal_is_left() {
         client.send(&wire::parse("", "select generate_series(1, 1000)"));
         client.send(&wire::bind("cursor", "", &[]));
         client.send(&[wire::execute("cursor", 3), wire::sync()].concat());
-        assert_eq!(
-            wire::tags(&client.receive_until_ready().unwrap()),
-            "12DDDsZ"
-        );
+        assert_eq!(wire::tags(&client.receive_until_ready().unwrap()), "12DDDsZ");
         leave(client, way);
         assert_kept(&mut stage, backend);
         assert_eq!(rows(&stage), "0");
@@ -181,11 +174,7 @@ fn c02_what_was_never_synced_is_rolled_back() {
         insert_without_sync(&mut client);
         let rest = leave(client, way);
         stage.assert_settled(0);
-        assert_eq!(
-            rows(&stage),
-            "0",
-            "committed for a client that left by {way:?}"
-        );
+        assert_eq!(rows(&stage), "0", "committed for a client that left by {way:?}");
         drop(rest);
     }
 }
@@ -234,10 +223,7 @@ fn c03_a_running_pipeline_without_sync_is_cancelled() {
     for way in [Close, Reset] {
         let mut client = stage.client();
         let backend = pid(&mut client);
-        client.send(&wire::parse(
-            "",
-            "insert into t select 1 from pg_sleep(600)",
-        ));
+        client.send(&wire::parse("", "insert into t select 1 from pg_sleep(600)"));
         client.send(&[wire::bind("", "", &[]), wire::execute("", 0), wire::flush()].concat());
         stage.wait_until_runs("pg_sleep(600)");
         leave(client, way);
@@ -300,11 +286,7 @@ fn c03_a_client_that_waits_for_a_server_leaves_the_queue() {
     holder.query("commit");
     drop(holder);
     assert_kept(&mut stage, backend);
-    assert_eq!(
-        rows(&stage),
-        "0",
-        "a client that gave up must not be served"
-    );
+    assert_eq!(rows(&stage), "0", "a client that gave up must not be served");
 }
 
 fn copy_in(client: &mut Wire) {
@@ -332,12 +314,7 @@ fn c04_copy_in_is_aborted_and_no_row_is_there() {
 #[test]
 fn c04_copy_in_by_the_extended_protocol_is_aborted() {
     let mut stage = stage();
-    for (way, syncs) in [
-        (Close, false),
-        (Reset, false),
-        (Close, true),
-        (Terminate, true),
-    ] {
+    for (way, syncs) in [(Close, false), (Reset, false), (Close, true), (Terminate, true)] {
         let mut client = stage.client();
         client.send(&wire::parse("", "copy t from stdin"));
         client.send(&[wire::bind("", "", &[]), wire::execute("", 0)].concat());
@@ -377,10 +354,7 @@ fn c04_half_a_row_of_copy_in_closes_the_server() {
     client.send(&message[..100_000]);
     leave(client, Close);
     stage.assert_settled(0);
-    assert!(
-        !stage.backends().contains(&backend),
-        "nothing more can be said on that connection"
-    );
+    assert!(!stage.backends().contains(&backend), "nothing more can be said on that connection");
     assert_eq!(rows(&stage), "0");
 }
 
@@ -495,11 +469,7 @@ fn c07_many_inserts_before_terminate_are_all_carried_out() {
     bytes.extend(wire::terminate());
     client.send(&bytes);
     drop(client);
-    assert!(
-        eventually(PATIENCE, || rows(&stage) == "300"),
-        "{} of 300 rows",
-        rows(&stage)
-    );
+    assert!(eventually(PATIENCE, || rows(&stage) == "300"), "{} of 300 rows", rows(&stage));
     stage.assert_settled(0);
 }
 

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that all share one real PostgreSQL.
 
+mod bad_input;
 mod demo;
 mod gone;
 mod stage;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
-use crate::support::postgres::{Postgres, SUPERUSER};
+use crate::support::postgres::{PASSWORD, Postgres, SUPERUSER};
 use crate::support::wire::{Login, Wire};
 
 /// How long a state may take to come about: long enough for a loaded machine, and far below the
@@ -90,10 +90,7 @@ impl Stage {
     /// The first column of all rows of a query made past pgbaton, joined by commas.
     pub fn sql(&self, sql: &str) -> String {
         let reply = self.observer.lock().query(sql);
-        let cells = reply
-            .rows
-            .into_iter()
-            .map(|row| row[0].clone().unwrap_or_default());
+        let cells = reply.rows.into_iter().map(|row| row[0].clone().unwrap_or_default());
         cells.collect::<Vec<_>>().join(",")
     }
 
@@ -113,11 +110,7 @@ impl Stage {
              and application_name <> 'observer' and state = 'active' and query like '%{text}%'"
         );
         let runs = eventually(PATIENCE, || self.sql(&sql) != "0");
-        assert!(
-            runs,
-            "{text} does not run; pgbaton's log:\n{}",
-            self.pgbaton.log()
-        );
+        assert!(runs, "{text} does not run; pgbaton's log:\n{}", self.pgbaton.log());
     }
 
     /// Sends a query and waits until the server runs it.
@@ -146,13 +139,15 @@ impl Stage {
     /// waits; every server is idle, known to pgbaton and to PostgreSQL alike, and in no
     /// transaction; a fresh client is served, and pgbaton still runs.
     pub fn assert_settled(&mut self, clients: usize) {
+        self.assert_settled_as(clients, &self.login());
+    }
+
+    /// [`assert_settled`](Self::assert_settled) for a pgbaton that asks for a password.
+    pub fn assert_settled_as(&mut self, clients: usize, login: &Login) {
         let settled = eventually(PATIENCE, || {
             let counts = self.counts();
-            let idle = Counts {
-                cl_active: clients,
-                sv_idle: self.backends().len(),
-                ..Counts::default()
-            };
+            let idle =
+                Counts { cl_active: clients, sv_idle: self.backends().len(), ..Counts::default() };
             counts == idle && self.busy_backends().is_empty()
         });
         assert!(
@@ -164,15 +159,11 @@ impl Stage {
             self.busy_backends(),
             self.pgbaton.log()
         );
-        let mut fresh = self.client();
+        let mut fresh = Wire::login(self.pgbaton.address(), login);
         assert_eq!(fresh.query("select 40 + 2").value(), "42");
         fresh.send(&crate::support::wire::terminate());
         assert!(self.pgbaton.is_running());
-        assert!(
-            !self.pgbaton.log().contains("panicked"),
-            "{}",
-            self.pgbaton.log()
-        );
+        assert!(!self.pgbaton.log().contains("panicked"), "{}", self.pgbaton.log());
     }
 
     fn busy_backends(&self) -> String {
@@ -186,7 +177,7 @@ impl Stage {
 
 /// A console client.
 pub fn console(pgbaton: &Pgbaton) -> Wire {
-    Wire::login(pgbaton.address(), &Login::new("pgbaton", "pgbaton", ""))
+    Wire::login(pgbaton.address(), &Login::new("pgbaton", "pgbaton", PASSWORD))
 }
 
 /// The row of SHOW POOLS for one pool; zeros if there is none.

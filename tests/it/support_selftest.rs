@@ -52,11 +52,7 @@ fn a_wrong_password_is_refused_with_28p01_by_every_method() {
         let login = Login::new(role, database, "wrong");
         match Wire::try_login(postgres.address(), &login) {
             Err(WireError::Server(error)) => {
-                assert_eq!(
-                    (error.severity(), error.code()),
-                    ("FATAL", "28P01"),
-                    "{error:?}"
-                );
+                assert_eq!((error.severity(), error.code()), ("FATAL", "28P01"), "{error:?}");
             }
             other => panic!("{role} in {database}: {:?}", other.err()),
         }
@@ -77,14 +73,7 @@ fn a_query_brings_rows_tags_errors_notices_and_the_status() {
     let mut wire = Wire::login(postgres.address(), &tester(TRUST_DATABASE));
     let reply = wire.query("begin; select 1, null, 'two'; select generate_series(1, 2)");
     let own = |text: &str| Some(text.to_owned());
-    assert_eq!(
-        reply.rows,
-        [
-            vec![own("1"), None, own("two")],
-            vec![own("1")],
-            vec![own("2")]
-        ]
-    );
+    assert_eq!(reply.rows, [vec![own("1"), None, own("two")], vec![own("1")], vec![own("2")]]);
     assert_eq!(reply.tags, ["BEGIN", "SELECT 1", "SELECT 2"]);
     assert_eq!(reply.status, b'T');
     assert_eq!(wire.query_error("select nonsense").code(), "42703");
@@ -101,20 +90,10 @@ fn extended_messages_have_the_form_that_postgres_expects() {
     wire.send(&wire::parse("twice", "select $1::int * 2, $2::text"));
     wire.send(&wire::describe(b'S', "twice"));
     wire.send(&wire::bind("", "twice", &[Some("21"), None]));
-    wire.send(
-        &[
-            wire::execute("", 0),
-            wire::close(b'S', "twice"),
-            wire::sync(),
-        ]
-        .concat(),
-    );
+    wire.send(&[wire::execute("", 0), wire::close(b'S', "twice"), wire::sync()].concat());
     let messages = wire.receive_until_ready().unwrap();
     assert_eq!(wire::tags(&messages), "1tT2DC3Z");
-    assert_eq!(
-        wire::columns(&messages[4].body),
-        [Some("42".to_owned()), None]
-    );
+    assert_eq!(wire::columns(&messages[4].body), [Some("42".to_owned()), None]);
     wire.send(&[wire::bind("", "twice", &[None, None]), wire::flush()].concat());
     assert_eq!(wire.expect_error().code(), "26000");
     wire.expect_silence(Duration::from_millis(50));
@@ -140,13 +119,8 @@ fn a_cancel_request_cancels() {
     let server_pid = wire.query("select pg_backend_pid()").value().parse();
     assert_eq!(server_pid, Ok(wire.pid));
     wire.send(&wire::query("select pg_sleep(60)"));
-    let sleeps = format!(
-        "select wait_event from pg_stat_activity where pid = {}",
-        wire.pid
-    );
-    assert!(eventually(PATIENCE, || postgres
-        .sql(TRUST_DATABASE, &sleeps)
-        == "PgSleep"));
+    let sleeps = format!("select wait_event from pg_stat_activity where pid = {}", wire.pid);
+    assert!(eventually(PATIENCE, || postgres.sql(TRUST_DATABASE, &sleeps) == "PgSleep"));
     wire::cancel(postgres.address(), wire.pid, &wire.secret);
     let error = wire.receive_reply().unwrap().error.expect("an error");
     assert_eq!(error.code(), "57014");
@@ -185,11 +159,7 @@ fn an_own_cluster_can_be_set_stopped_crashed_and_restarted() {
     assert_eq!(wire.expect_error().message(), CRASHED);
     wire.expect_closed();
     postgres.begin();
-    assert!(
-        postgres.log().contains("not properly shut down"),
-        "{}",
-        postgres.log()
-    );
+    assert!(postgres.log().contains("not properly shut down"), "{}", postgres.log());
     postgres.restart();
     assert_eq!(postgres.sql(TRUST_DATABASE, "select n from kept"), "42");
 }
@@ -204,11 +174,7 @@ fn hold_a_cluster_for_another_process() {
         return;
     }
     // The leading newline ends the line that the test harness has begun.
-    println!(
-        "\nheld {} {}",
-        postgres.port(),
-        postgres.socket_folder().display()
-    );
+    println!("\nheld {} {}", postgres.port(), postgres.socket_folder().display());
     std::io::stdout().flush().unwrap();
     std::thread::sleep(Duration::from_secs(600));
 }
@@ -224,9 +190,7 @@ fn a_killed_test_binary_leaves_neither_server_nor_folder() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-    let held = lines
-        .map_while(Result::ok)
-        .find(|line| line.starts_with("held "));
+    let held = lines.map_while(Result::ok).find(|line| line.starts_with("held "));
     let held = held.expect("the other process holds a cluster");
     let mut words = held.split(' ').skip(1);
     let port: u16 = words.next().unwrap().parse().unwrap();
@@ -236,11 +200,7 @@ fn a_killed_test_binary_leaves_neither_server_nor_folder() {
     drop(Wire::login(address, &tester(TRUST_DATABASE)));
     holder.kill().unwrap();
     holder.wait().unwrap();
-    assert!(
-        eventually(PATIENCE, || !folder.exists()),
-        "{} is still there",
-        folder.display()
-    );
+    assert!(eventually(PATIENCE, || !folder.exists()), "{} is still there", folder.display());
     assert!(TcpStream::connect(address).is_err(), "it still listens");
 }
 
@@ -254,14 +214,7 @@ fn a_serving_fake_logs_in_answers_and_records() {
         (fake_postgres::FIRST_PID, &fake_postgres::SECRET[..])
     );
     assert_eq!(wire.query("select 1").tags, ["SELECT 0"]);
-    wire.send(
-        &[
-            wire::parse("", "x"),
-            wire::bind("", "", &[]),
-            wire::execute("", 0),
-        ]
-        .concat(),
-    );
+    wire.send(&[wire::parse("", "x"), wire::bind("", "", &[]), wire::execute("", 0)].concat());
     wire.send(&wire::sync());
     assert_eq!(wire::tags(&wire.receive_until_ready().unwrap()), "12CZ");
     wire::cancel(fake.address(), wire.pid, &wire.secret);
@@ -282,18 +235,9 @@ fn each_connection_of_a_fake_plays_its_own_script_and_misbehaves_as_told() {
     let fake = FakePostgres::start(vec![
         vec![Step::Close],
         vec![Step::Startup, Step::Send(refusal), Step::Close],
-        vec![
-            Step::Login,
-            Step::Expect(b'Q'),
-            Step::Send(cut),
-            Step::Close,
-        ],
+        vec![Step::Login, Step::Expect(b'Q'), Step::Send(cut), Step::Close],
         vec![Step::Login, Step::Expect(b'Q'), Step::Reset],
-        vec![
-            Step::Login,
-            Step::Trickle(row, 1, Duration::from_millis(1)),
-            Step::Stall,
-        ],
+        vec![Step::Login, Step::Trickle(row, 1, Duration::from_millis(1)), Step::Stall],
     ]);
     let login = Login::new("somebody", "somewhere", "");
     Wire::connect(fake.address()).expect_closed();
@@ -312,17 +256,11 @@ fn each_connection_of_a_fake_plays_its_own_script_and_misbehaves_as_told() {
         other => panic!("{other:?}"),
     }
     let mut wire = Wire::login(fake.address(), &login);
-    assert_eq!(
-        wire::columns(&wire.expect(b'D')),
-        [Some("half a row".to_owned())]
-    );
+    assert_eq!(wire::columns(&wire.expect(b'D')), [Some("half a row".to_owned())]);
     wire.expect_silence(Duration::from_millis(50));
     let began = Instant::now();
     drop(fake);
-    assert!(
-        began.elapsed() < PATIENCE,
-        "a stalled connection does not hold up the end"
-    );
+    assert!(began.elapsed() < PATIENCE, "a stalled connection does not hold up the end");
     wire.expect_closed();
 }
 

@@ -92,24 +92,14 @@ impl FakePostgres {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let events = Mutex::new(Vec::new());
-        let shared = Arc::new(Shared {
-            scripts,
-            stopping: AtomicBool::new(false),
-            events,
-        });
+        let shared = Arc::new(Shared { scripts, stopping: AtomicBool::new(false), events });
         let acceptor = {
             let shared = Arc::clone(&shared);
-            thread::Builder::new()
-                .name("fake-acceptor".into())
-                .spawn(move || {
-                    shared.accept_until_stopped(&listener);
-                })
+            thread::Builder::new().name("fake-acceptor".into()).spawn(move || {
+                shared.accept_until_stopped(&listener);
+            })
         };
-        Self {
-            address,
-            shared,
-            acceptor: Some(acceptor.unwrap()),
-        }
+        Self { address, shared, acceptor: Some(acceptor.unwrap()) }
     }
 
     /// Logs every client in and answers whatever it asks.
@@ -134,11 +124,7 @@ impl FakePostgres {
             if let Some(event) = self.events().into_iter().find(|event| fits(event)) {
                 return event;
             }
-            assert!(
-                Instant::now() < deadline,
-                "the fake got only {:#?}",
-                self.events()
-            );
+            assert!(Instant::now() < deadline, "the fake got only {:#?}", self.events());
             thread::sleep(POLL_INTERVAL);
         }
     }
@@ -165,10 +151,7 @@ impl Drop for FakePostgres {
         let outcome = self.acceptor.take().map(JoinHandle::join);
         // A second panic while the test is failing already would hide the first.
         if !thread::panicking() {
-            assert!(
-                !matches!(outcome, Some(Err(_))),
-                "the fake itself failed, see above"
-            );
+            assert!(!matches!(outcome, Some(Err(_))), "the fake itself failed, see above");
         }
     }
 }
@@ -204,11 +187,7 @@ impl Shared {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(POLL_INTERVAL)).unwrap();
         stream.set_write_timeout(Some(POLL_INTERVAL)).unwrap();
-        let mut peer = Peer {
-            stream,
-            shared: self,
-            number: 0,
-        };
+        let mut peer = Peer { stream, shared: self, number: 0 };
         // No script: a cancel request, a port probe, or the end of the test.
         if let Ok(Some(script)) = peer.open()
             && peer.play(&script).is_err()
@@ -264,8 +243,7 @@ impl Peer<'_> {
                 SSL_REQUEST | GSSENC_REQUEST => self.write_all(b"N")?,
                 CANCEL_REQUEST => {
                     let (pid, secret) = rest.split_at(4);
-                    self.shared
-                        .record(Event::Cancel(int32(pid), secret.to_vec()));
+                    self.shared.record(Event::Cancel(int32(pid), secret.to_vec()));
                     return Ok(None);
                 }
                 _ => return Ok(Some(rest.to_vec())),
@@ -318,12 +296,9 @@ impl Peer<'_> {
 
     fn read_message(&mut self) -> io::Result<(u8, Vec<u8>)> {
         let head = self.read_exactly(5)?;
-        let length = usize::try_from(int32(&head[1..]))
-            .unwrap_or(4)
-            .saturating_sub(4);
+        let length = usize::try_from(int32(&head[1..])).unwrap_or(4).saturating_sub(4);
         let body = self.read_exactly(length)?;
-        self.shared
-            .record(Event::Message(self.number, head[0], body.clone()));
+        self.shared.record(Event::Message(self.number, head[0], body.clone()));
         Ok((head[0], body))
     }
 
@@ -353,10 +328,8 @@ impl Peer<'_> {
 
     /// A timeout is no error unless the test has ended.
     fn unless_it_goes_on(&self, error: io::Error) -> io::Result<()> {
-        let is_timeout = matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-        );
+        let is_timeout =
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
         let goes_on = is_timeout && !self.shared.is_stopping();
         if goes_on { Ok(()) } else { Err(error) }
     }
@@ -374,10 +347,7 @@ impl Peer<'_> {
 }
 
 fn connected(events: &[Event]) -> usize {
-    events
-        .iter()
-        .filter(|event| matches!(event, Event::Connected(_)))
-        .count()
+    events.iter().filter(|event| matches!(event, Event::Connected(_))).count()
 }
 
 /// AuthenticationOk, the parameters a client expects, BackendKeyData, ReadyForQuery.
@@ -392,10 +362,7 @@ pub fn login_reply(pid: i32, secret: &[u8]) -> Vec<u8> {
         ("integer_datetimes", "on"),
         ("standard_conforming_strings", "on"),
     ] {
-        bytes.extend(messages::message(
-            b'S',
-            format!("{name}\0{value}\0").as_bytes(),
-        ));
+        bytes.extend(messages::message(b'S', format!("{name}\0{value}\0").as_bytes()));
     }
     let mut key = pid.to_be_bytes().to_vec();
     key.extend(secret);

@@ -15,12 +15,7 @@ pub struct Message {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\"{}\"",
-            char::from(self.tag),
-            self.body.escape_ascii()
-        )
+        write!(f, "{}\"{}\"", char::from(self.tag), self.body.escape_ascii())
     }
 }
 
@@ -31,22 +26,13 @@ pub struct ErrorFields(Vec<(u8, String)>);
 impl ErrorFields {
     /// Reads the body of an ErrorResponse or NoticeResponse.
     pub fn parse(body: &[u8]) -> Self {
-        let fields = body
-            .split(|byte| *byte == 0)
-            .filter(|field| !field.is_empty());
-        Self(
-            fields
-                .map(|f| (f[0], String::from_utf8_lossy(&f[1..]).into_owned()))
-                .collect(),
-        )
+        let fields = body.split(|byte| *byte == 0).filter(|field| !field.is_empty());
+        Self(fields.map(|f| (f[0], String::from_utf8_lossy(&f[1..]).into_owned())).collect())
     }
 
     /// One field, or "" if it is absent.
     pub fn field(&self, code: u8) -> &str {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == code)
-            .map_or("", |(_, text)| text)
+        self.0.iter().find(|(known, _)| *known == code).map_or("", |(_, text)| text)
     }
 
     /// ERROR, FATAL, ...: the field that is never translated.
@@ -145,10 +131,7 @@ pub fn terminate() -> Vec<u8> {
 
 /// The tags of messages as one string, for short comparisons such as "12DCZ".
 pub fn tags(messages: &[Message]) -> String {
-    messages
-        .iter()
-        .map(|message| char::from(message.tag))
-        .collect()
+    messages.iter().map(|message| char::from(message.tag)).collect()
 }
 
 /// The columns of a DataRow as text.
@@ -191,7 +174,5 @@ pub(super) fn int32(bytes: &[u8]) -> i32 {
 }
 
 pub(super) fn int32_bytes(value: usize) -> [u8; 4] {
-    i32::try_from(value)
-        .expect("a length fits 31 bits")
-        .to_be_bytes()
+    i32::try_from(value).expect("a length fits 31 bits").to_be_bytes()
 }

@@ -6,10 +6,7 @@
 //! however it ends (see `pgbaton::cli::throwaway`).
 
 // One test binary uses one part, another one another.
-#![allow(
-    dead_code,
-    reason = "a shared kit; not every test binary uses every tool"
-)]
+#![allow(dead_code, reason = "a shared kit; not every test binary uses every tool")]
 
 pub mod fake_postgres;
 pub mod messages;

@@ -33,11 +33,7 @@ impl Config {
     /// `pgbaton` is the console's user. No database yet.
     pub fn new() -> Self {
         let port = free_port().unwrap();
-        let config = Self {
-            port,
-            general: Vec::new(),
-            sections: String::new(),
-        };
+        let config = Self { port, general: Vec::new(), sections: String::new() };
         config
             .set("listen_addr", "\"127.0.0.1\"")
             .set("listen_port", &port.to_string())
@@ -84,11 +80,8 @@ impl Config {
 
     /// The file's text.
     pub fn text(&self) -> String {
-        let general: Vec<String> = self
-            .general
-            .iter()
-            .map(|(key, value)| format!("{key} = {value}\n"))
-            .collect();
+        let general: Vec<String> =
+            self.general.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         format!("[general]\n{}{}", general.concat(), self.sections)
     }
 }
@@ -113,19 +106,13 @@ impl Pgbaton {
     }
 
     fn start_binary(binary: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("pgbaton-it-")
-            .tempdir()
-            .unwrap();
+        let folder = tempfile::Builder::new().prefix("pgbaton-it-").tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, config.text()).unwrap();
         let job = Job {
             program: binary.into(),
             arguments: vec!["run".into(), "--config".into(), file.into()],
-            environment: environment
-                .iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
+            environment: environment.iter().map(|(k, v)| (k.into(), v.into())).collect(),
             folder: folder.path().to_owned(),
             log: folder.path().join("log"),
             user: None,
@@ -133,11 +120,7 @@ impl Pgbaton {
             remove: Some(folder.path().to_owned()),
         };
         let process = Supervised::start(&job).unwrap();
-        let mut started = Self {
-            process,
-            folder,
-            port: config.port,
-        };
+        let mut started = Self { process, folder, port: config.port };
         started.wait_until_it_listens();
         started
     }
@@ -146,16 +129,8 @@ impl Pgbaton {
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(self.address()).is_err() {
             let ended = self.process.try_wait().unwrap();
-            assert!(
-                ended.is_none(),
-                "pgbaton ended at its start; its log:\n{}",
-                self.log()
-            );
-            assert!(
-                Instant::now() < deadline,
-                "pgbaton does not listen; log:\n{}",
-                self.log()
-            );
+            assert!(ended.is_none(), "pgbaton ended at its start; its log:\n{}", self.log());
+            assert!(Instant::now() < deadline, "pgbaton does not listen; log:\n{}", self.log());
             std::thread::sleep(POLL_INTERVAL);
         }
     }
@@ -242,10 +217,7 @@ impl Pgbaton {
 
 /// Runs the binary with these arguments to its end.
 pub fn run_to_end(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pgbaton"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_pgbaton")).args(arguments).output().unwrap()
 }
 
 /// Looks again and again until it is true or time is up; returns the last answer.
@@ -264,9 +236,7 @@ pub fn eventually(patience: Duration, mut is_true: impl FnMut() -> bool) -> bool
 
 /// One `Name:  123 kB` line of /proc/PID/status.
 pub fn proc_status_kib(status: &str, name: &str) -> usize {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     number.unwrap_or_else(|| panic!("no {name} in {status}"))
 }

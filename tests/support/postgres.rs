@@ -61,16 +61,11 @@ impl Postgres {
         let own = |text: &str| text.to_owned();
         let options = ClusterOptions {
             max_connections: MAX_CONNECTIONS,
-            settings: settings
-                .iter()
-                .map(|(name, value)| (own(name), own(value)))
-                .collect(),
+            settings: settings.iter().map(|(name, value)| (own(name), own(value))).collect(),
             hba: HBA.to_owned(),
         };
         let cluster = Cluster::create(&installation, &options, &mut || false);
-        let mut postgres = Self {
-            cluster: cluster.unwrap_or_else(|e| panic!("{e}")),
-        };
+        let mut postgres = Self { cluster: cluster.unwrap_or_else(|e| panic!("{e}")) };
         postgres.begin();
         postgres.furnish();
         postgres
@@ -108,9 +103,7 @@ impl Postgres {
     /// Runs SQL as a superuser through psql, on a connection of its own, past any pooler; rows come
     /// back as lines, columns separated by `|`. Fails the test if the SQL fails.
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        self.cluster
-            .sql(database, sql)
-            .unwrap_or_else(|e| panic!("{sql}: {e}"))
+        self.cluster.sql(database, sql).unwrap_or_else(|e| panic!("{sql}: {e}"))
     }
 
     /// Makes an empty database that trusts everybody, with a name that nobody else has.
@@ -143,8 +136,7 @@ impl Postgres {
 
     /// The path of its unix socket.
     pub fn socket(&self) -> PathBuf {
-        self.socket_folder()
-            .join(format!(".s.PGSQL.{}", self.port()))
+        self.socket_folder().join(format!(".s.PGSQL.{}", self.port()))
     }
 
     /// The folder of its unix socket, as a `host` setting wants it.
@@ -171,16 +163,8 @@ impl Postgres {
         };
         self.sql("postgres", &stored_as("scram-sha-256", SCRAM_ROLE, ""));
         self.sql("postgres", &stored_as("md5", MD5_ROLE, ""));
-        self.sql(
-            "postgres",
-            &stored_as("scram-sha-256", SUPERUSER, "superuser"),
-        );
-        for database in [
-            TRUST_DATABASE,
-            PASSWORD_DATABASE,
-            MD5_DATABASE,
-            SCRAM_DATABASE,
-        ] {
+        self.sql("postgres", &stored_as("scram-sha-256", SUPERUSER, "superuser"));
+        for database in [TRUST_DATABASE, PASSWORD_DATABASE, MD5_DATABASE, SCRAM_DATABASE] {
             self.sql("postgres", &format!("create database {database}"));
         }
     }

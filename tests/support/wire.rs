@@ -66,12 +66,7 @@ impl Login {
     /// Without parameters.
     pub fn new(user: &str, database: &str, password: &str) -> Self {
         let [user, database, password] = [user, database, password].map(str::to_owned);
-        Self {
-            user,
-            database,
-            password,
-            parameters: Vec::new(),
-        }
+        Self { user, database, password, parameters: Vec::new() }
     }
 
     /// With one more startup parameter.
@@ -116,11 +111,7 @@ pub struct Reply {
 impl Reply {
     /// The first column of the first row; fails the test with the whole reply if there is none.
     pub fn value(&self) -> &str {
-        let cell = self
-            .rows
-            .first()
-            .and_then(|row| row.first())
-            .and_then(Option::as_deref);
+        let cell = self.rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
         cell.unwrap_or_else(|| panic!("no value in {self:?}"))
     }
 }
@@ -226,14 +217,8 @@ impl Wire {
 
     /// Sends the StartupMessage alone.
     pub fn send_startup(&mut self, login: &Login) -> Result<(), WireError> {
-        let own = [
-            ("user", login.user.as_str()),
-            ("database", login.database.as_str()),
-        ];
-        let more = login
-            .parameters
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = [("user", login.user.as_str()), ("database", login.database.as_str())];
+        let more = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let mut body = PROTOCOL_3_0.to_be_bytes().to_vec();
         for (name, value) in own.into_iter().chain(more) {
             push_text(&mut body, name);
@@ -280,11 +265,7 @@ impl Wire {
                 self.send_password(&terminated(hash.as_bytes()))
             }
             10 => {
-                assert!(
-                    data.starts_with(b"SCRAM-SHA-256"),
-                    "offered {}",
-                    data.escape_ascii()
-                );
+                assert!(data.starts_with(b"SCRAM-SHA-256"), "offered {}", data.escape_ascii());
                 let exchange = ScramSha256::new(password, ChannelBinding::unsupported());
                 let mut first = terminated(b"SCRAM-SHA-256");
                 first.extend(int32_bytes(exchange.message().len()));
@@ -314,8 +295,7 @@ impl Wire {
 
     /// Sends bytes as they are; fails the test if that fails.
     pub fn send(&mut self, bytes: &[u8]) {
-        self.try_send(bytes)
-            .unwrap_or_else(|e| panic!("cannot send: {e:?}"));
+        self.try_send(bytes).unwrap_or_else(|e| panic!("cannot send: {e:?}"));
     }
 
     /// The next message, whatever it is. ParameterStatus is noted on the way.
@@ -326,10 +306,7 @@ impl Wire {
         let length = self.first_length();
         let rest = self.received.split_off(length);
         let frame = std::mem::replace(&mut self.received, rest);
-        let message = Message {
-            tag: frame[0],
-            body: frame[5..].to_vec(),
-        };
+        let message = Message { tag: frame[0], body: frame[5..].to_vec() };
         if message.tag == b'S' {
             self.note_parameter(&message.body);
         }
@@ -356,9 +333,7 @@ impl Wire {
     }
 
     fn note_parameter(&mut self, body: &[u8]) {
-        let mut texts = body
-            .split(|byte| *byte == 0)
-            .map(|t| String::from_utf8_lossy(t).into());
+        let mut texts = body.split(|byte| *byte == 0).map(|t| String::from_utf8_lossy(t).into());
         let pair: Option<(String, String)> = texts.next().zip(texts.next());
         let (name, value) = pair.expect("a name and a value");
         self.parameters.retain(|(known, _)| *known != name);
@@ -367,10 +342,7 @@ impl Wire {
 
     /// The value that the server last reported for a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// One byte that is not a message: the answer to SSLRequest or GSSENCRequest.
@@ -412,11 +384,7 @@ impl Wire {
 
     /// Nothing must come for `time`, and the connection must stay open.
     pub fn expect_silence(&mut self, time: Duration) {
-        assert!(
-            self.received.is_empty(),
-            "bytes left: {}",
-            self.received.escape_ascii()
-        );
+        assert!(self.received.is_empty(), "bytes left: {}", self.received.escape_ascii());
         self.set_timeout(time);
         let outcome = self.receive();
         self.set_timeout(TIMEOUT);
@@ -450,22 +418,15 @@ impl Wire {
 
     /// Sends a Query; fails the test if the connection breaks or the server reports an error.
     pub fn query(&mut self, sql: &str) -> Reply {
-        let reply = self
-            .try_query(sql)
-            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let reply = self.try_query(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         assert!(reply.error.is_none(), "{sql}: {reply:?}");
         reply
     }
 
     /// Sends a Query that must fail; returns the error.
     pub fn query_error(&mut self, sql: &str) -> ErrorFields {
-        let reply = self
-            .try_query(sql)
-            .unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-        reply
-            .error
-            .clone()
-            .unwrap_or_else(|| panic!("{sql}: no error in {reply:?}"))
+        let reply = self.try_query(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        reply.error.clone().unwrap_or_else(|| panic!("{sql}: no error in {reply:?}"))
     }
 
     /// Reads up to the next ReadyForQuery and sorts what came. An ErrorResponse after which the
@@ -482,9 +443,7 @@ impl Wire {
             };
             match message.tag {
                 b'D' => reply.rows.push(columns(&message.body)),
-                b'C' => reply
-                    .tags
-                    .push(String::from_utf8_lossy(text(&message.body)).into()),
+                b'C' => reply.tags.push(String::from_utf8_lossy(text(&message.body)).into()),
                 b'E' => reply.error = Some(ErrorFields::parse(&message.body)),
                 b'N' => reply.notices.push(ErrorFields::parse(&message.body)),
                 b'Z' => {
@@ -522,8 +481,5 @@ pub fn cancel(address: impl Into<Address>, pid: i32, secret: &[u8]) {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

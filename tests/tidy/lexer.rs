@@ -21,11 +21,7 @@ pub fn code_only(source: &str) -> String {
             code.push(chars[at]);
             at += 1;
         } else {
-            code.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
+            code.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -59,9 +55,7 @@ fn literal_end(chars: &[char], at: usize) -> usize {
 
 /// The first position from `from` whose rest fits, or the end.
 fn until(chars: &[char], from: usize, fits: impl Fn(&[char]) -> bool) -> usize {
-    (from..chars.len())
-        .find(|at| fits(&chars[*at..]))
-        .unwrap_or(chars.len())
+    (from..chars.len()).find(|at| fits(&chars[*at..])).unwrap_or(chars.len())
 }
 
 fn string_end(chars: &[char], mut at: usize) -> usize {
@@ -106,9 +100,7 @@ pub fn without_tests(code: &str) -> String {
     while let Some(found) = kept[from..].find("#[cfg(") {
         let start = from + found;
         from = start + 1;
-        let Some(condition) = kept[start..]
-            .find(")]")
-            .map(|end| &kept[start + 6..start + end])
+        let Some(condition) = kept[start..].find(")]").map(|end| &kept[start + 6..start + end])
         else {
             break;
         };
@@ -117,10 +109,8 @@ pub fn without_tests(code: &str) -> String {
             continue;
         }
         let end = item_end(&kept, start + condition.len() + 8);
-        let blank: String = kept[start..end]
-            .chars()
-            .map(|c| if c == '\n' { c } else { ' ' })
-            .collect();
+        let blank: String =
+            kept[start..end].chars().map(|c| if c == '\n' { c } else { ' ' }).collect();
         kept.replace_range(start..end, &blank);
     }
     kept
@@ -130,9 +120,7 @@ pub fn without_tests(code: &str) -> String {
 fn item_end(code: &str, start: usize) -> usize {
     match body_start(code, start) {
         Some(open) => (closing(code, open) + 1).min(code.len()),
-        None => code[start..]
-            .find(';')
-            .map_or(code.len(), |end| start + end + 1),
+        None => code[start..].find(';').map_or(code.len(), |end| start + end + 1),
     }
 }
 
@@ -164,11 +152,7 @@ pub fn functions(code: &str) -> Vec<Function> {
         if let Some(open) = body_start(code, at) {
             let body = &code[at..closing(code, open)];
             let line = code[..at].matches('\n').count() + 1;
-            found.push(Function {
-                name,
-                line,
-                lines: body.matches('\n').count() + 1,
-            });
+            found.push(Function { name, line, lines: body.matches('\n').count() + 1 });
         }
     }
     found
@@ -190,10 +174,7 @@ pub fn imports(code: &str, super_is_crate: bool) -> Vec<String> {
 
 fn first_names(path: &str) -> Vec<String> {
     let word = |text: &str| -> String {
-        text.trim_start()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect()
+        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
     };
     if !path.starts_with('{') {
         return vec![word(path)];
@@ -226,11 +207,7 @@ fn what_is_no_code_is_blanked_in_place() {
 fn functions_are_measured_by_their_braces() {
     let code =
         "fn a(x: [u8; 2]) -> [u8; 2] {\n  fn b() {}\n}\ntrait T { fn c(); }\ntype F = fn(u8);\n";
-    let function = |name: &str, line, lines| Function {
-        name: name.to_owned(),
-        line,
-        lines,
-    };
+    let function = |name: &str, line, lines| Function { name: name.to_owned(), line, lines };
     assert_eq!(functions(code), [function("a", 1, 3), function("b", 2, 1)]);
 }
 
@@ -238,10 +215,7 @@ fn functions_are_measured_by_their_braces() {
 fn test_code_is_left_out_and_the_rest_stays() {
     let code = "a;\n#[cfg(test)]\nmod tests { b { c } }\nd;\n#[cfg(all(test, x))]\nmod e;\n#[cfg(not(test))]\nf;";
     let kept = without_tests(code);
-    assert_eq!(
-        kept.split_whitespace().collect::<String>(),
-        "a;d;#[cfg(not(test))]f;"
-    );
+    assert_eq!(kept.split_whitespace().collect::<String>(), "a;d;#[cfg(not(test))]f;");
     assert_eq!(kept.lines().count(), code.lines().count());
 }
 
@@ -250,8 +224,5 @@ fn imports_are_found_in_all_forms() {
     let code =
         "use crate::a::B; use crate::{c, d::{e, f}, g as h}; crate::i::j(); $crate::k; super::l";
     assert_eq!(imports(code, false), ["a", "c", "d", "g", "i", "k"]);
-    assert_eq!(
-        imports("use super::l; use super::super::m;", true),
-        ["l", "super"]
-    );
+    assert_eq!(imports("use super::l; use super::super::m;", true), ["l", "super"]);
 }

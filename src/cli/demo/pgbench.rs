@@ -29,16 +29,8 @@ const SAMPLED_SHARE: &str = "0.1";
 const SAMPLES_MIN: usize = 200;
 
 /// The columns of [`Measured::cells`].
-pub(super) const COLUMNS: [&str; 8] = [
-    "run",
-    "clients",
-    "tps",
-    "avg ms",
-    "stddev",
-    "p99 ms",
-    "failed",
-    "server connections",
-];
+pub(super) const COLUMNS: [&str; 8] =
+    ["run", "clients", "tps", "avg ms", "stddev", "p99 ms", "failed", "server connections"];
 
 /// What pgbench does in each transaction. In the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,9 +96,7 @@ impl Measured {
             ms(Some(self.report.latency_ms)),
             ms(self.report.latency_stddev_ms),
             ms(self.p99_ms),
-            self.report
-                .failed
-                .map_or("-".to_owned(), |failed| failed.to_string()),
+            self.report.failed.map_or("-".to_owned(), |failed| failed.to_string()),
             self.connections_max.to_string(),
         ]
     }
@@ -129,17 +119,11 @@ impl Bench<'_> {
         give_up: &mut dyn FnMut() -> bool,
     ) -> Result<(), DemoError> {
         let output = self.output_file("load");
-        let arguments = ["-i", "-q", "-s", &scale.to_string()]
-            .map(OsString::from)
-            .to_vec();
+        let arguments = ["-i", "-q", "-s", &scale.to_string()].map(OsString::from).to_vec();
         let mut child = self.start(arguments, &output)?;
         let status = child.wait(give_up).map_err(prepare(&output))?;
         let status = status.ok_or(ThrowawayError::Interrupted)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(code(status), &output).into())
-        }
+        if status.success() { Ok(()) } else { Err(failed(code(status), &output).into()) }
     }
 
     /// Does one run.
@@ -177,20 +161,8 @@ impl Bench<'_> {
         let report = Report::parse(&text).map_err(|problem| problem.into_error(&output))?;
         let mut latencies = self.take_latencies(&prefix).map_err(prepare(&output))?;
         let p99_ms = percentile_us(&mut latencies, 99).map(|us| f64::from(us) / 1000.0);
-        let Run {
-            workload,
-            target,
-            clients,
-            ..
-        } = *run;
-        Ok(Measured {
-            workload,
-            target,
-            clients,
-            report,
-            p99_ms,
-            connections_max,
-        })
+        let Run { workload, target, clients, .. } = *run;
+        Ok(Measured { workload, target, clients, report, p99_ms, connections_max })
     }
 
     fn arguments(&self, run: &Run, latency_prefix: &str) -> Vec<OsString> {
@@ -211,37 +183,21 @@ impl Bench<'_> {
             ("-M", protocol.to_owned()),
             ("--sampling-rate", SAMPLED_SHARE.to_owned()),
         ];
-        let mut arguments: Vec<OsString> = words
-            .into_iter()
-            .flat_map(|(name, value)| [name.into(), value.into()])
-            .collect();
-        arguments.extend([
-            "-n".into(),
-            "-l".into(),
-            "--log-prefix".into(),
-            prefix.into(),
-        ]);
+        let mut arguments: Vec<OsString> =
+            words.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
+        arguments.extend(["-n".into(), "-l".into(), "--log-prefix".into(), prefix.into()]);
         arguments
     }
 
     fn start(&self, mut arguments: Vec<OsString>, output: &Path) -> Result<Supervised, DemoError> {
         let program = self.cluster.installation().program("pgbench")?;
-        let place = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &self.port.to_string(),
-            "-U",
-            self.user,
-        ];
+        let place = ["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", self.user];
         arguments.extend(place.map(OsString::from));
         arguments.push(self.database.into());
         let job = Job {
             program: program.clone(),
             arguments,
-            environment: CLIENT_ENVIRONMENT
-                .map(|(k, v)| (k.into(), v.into()))
-                .to_vec(),
+            environment: CLIENT_ENVIRONMENT.map(|(k, v)| (k.into(), v.into())).to_vec(),
             folder: self.cluster.folder().to_owned(),
             log: output.to_owned(),
             user: None,
@@ -272,10 +228,7 @@ impl Bench<'_> {
         for entry in fs::read_dir(self.cluster.folder())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name
-                .strip_prefix(prefix)
-                .is_some_and(|rest| rest.starts_with('.'))
-            {
+            if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')) {
                 latencies.extend(fs::read_to_string(&path)?.lines().filter_map(latency_us));
                 fs::remove_file(&path)?;
             }
@@ -303,37 +256,20 @@ impl<'a> Watch<'a> {
         screen: &'a mut Screen,
         output: &Path,
     ) -> Result<Self, DemoError> {
-        screen.status(&format!(
-            "{}: {} clients are connecting",
-            run.title(),
-            run.clients
-        ));
+        screen.status(&format!("{}: {} clients are connecting", run.title(), run.clients));
         let output = File::open(output).map_err(prepare(output))?;
         let unfinished = String::new();
-        Ok(Self {
-            bench,
-            run,
-            screen,
-            output,
-            unfinished,
-            sampled: None,
-            connections_max: 0,
-        })
+        Ok(Self { bench, run, screen, output, unfinished, sampled: None, connections_max: 0 })
     }
 
     fn look(&mut self) -> Result<(), DemoError> {
-        if self
-            .sampled
-            .is_none_or(|at| at.elapsed() >= SAMPLE_INTERVAL)
-        {
+        if self.sampled.is_none_or(|at| at.elapsed() >= SAMPLE_INTERVAL) {
             self.connections_max = self.connections_max.max(self.bench.count_connections()?);
             self.sampled = Some(Instant::now());
         }
         let mut bytes = Vec::new();
         let folder = self.bench.cluster.folder();
-        self.output
-            .read_to_end(&mut bytes)
-            .map_err(prepare(folder))?;
+        self.output.read_to_end(&mut bytes).map_err(prepare(folder))?;
         self.unfinished.push_str(&String::from_utf8_lossy(&bytes));
         while let Some(end) = self.unfinished.find('\n') {
             let line: String = self.unfinished.drain(..=end).collect();
@@ -345,11 +281,7 @@ impl<'a> Watch<'a> {
     }
 
     fn show(&mut self, progress: Progress) {
-        let Progress {
-            at_seconds,
-            tps,
-            latency_ms,
-        } = progress;
+        let Progress { at_seconds, tps, latency_ms } = progress;
         self.screen.status(&format!(
             "{}: {at_seconds:.0} s of {}, {} clients, {tps:.0} tps, {latency_ms:.2} ms, \
              {} server connections",
@@ -362,11 +294,7 @@ impl<'a> Watch<'a> {
 }
 
 fn failed(status: Option<i32>, output: &Path) -> ThrowawayError {
-    ThrowawayError::Failed {
-        program: "pgbench",
-        status,
-        output: log_tail(output),
-    }
+    ThrowawayError::Failed { program: "pgbench", status, output: log_tail(output) }
 }
 
 /// One line of `pgbench -P`.
@@ -383,11 +311,7 @@ impl Progress {
         let at_seconds = number(parts.next()?)?;
         let tps = number(parts.next()?.strip_suffix(" tps")?)?;
         let latency_ms = number(parts.next()?.strip_prefix("lat ")?)?;
-        Some(Self {
-            at_seconds,
-            tps,
-            latency_ms,
-        })
+        Some(Self { at_seconds, tps, latency_ms })
     }
 }
 
@@ -414,10 +338,7 @@ impl Report {
             .lines()
             .filter(|line| !line.ends_with("(including connections establishing)"))
             .find_map(|line| number(line.strip_prefix("tps = ")?));
-        let latency = [
-            "latency average = ",
-            "latency average (including failures) = ",
-        ];
+        let latency = ["latency average = ", "latency average (including failures) = "];
         let latency_ms = latency.into_iter().find_map(|start| number(after(start)?));
         let failed = after("number of failed transactions: ");
         Ok(Self {

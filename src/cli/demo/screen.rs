@@ -19,11 +19,7 @@ impl Screen {
     pub(super) fn stdout() -> Self {
         let output = io::stdout();
         let is_terminal = output.is_terminal();
-        Self {
-            output: Box::new(output),
-            is_terminal,
-            has_status: false,
-        }
+        Self { output: Box::new(output), is_terminal, has_status: false }
     }
 
     /// Prints a line that stays.
@@ -47,34 +43,18 @@ impl Screen {
     pub(super) fn table<const N: usize>(&mut self, head: &[&str; N], rows: &[[String; N]]) {
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
-            cells
-                .chain([head[column].chars().count()])
-                .max()
-                .unwrap_or(0)
+            cells.chain([head[column].chars().count()]).max().unwrap_or(0)
         };
         let widths: [usize; N] = std::array::from_fn(width);
         let line = |cells: [&str; N]| {
-            let padded = cells
-                .iter()
-                .zip(widths)
-                .enumerate()
-                .map(|(column, (cell, width))| {
-                    if column == 0 {
-                        format!("{cell:<width$}")
-                    } else {
-                        format!("  {cell:>width$}")
-                    }
-                });
+            let padded = cells.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
+                if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") }
+            });
             padded.collect::<String>()
         };
         self.line("");
         self.line(&line(*head));
-        self.line(&line(
-            widths
-                .map(|width| "-".repeat(width))
-                .each_ref()
-                .map(String::as_str),
-        ));
+        self.line(&line(widths.map(|width| "-".repeat(width)).each_ref().map(String::as_str)));
         for row in rows {
             self.line(&line(row.each_ref().map(String::as_str)));
         }
@@ -115,11 +95,7 @@ mod tests {
     fn printed(is_terminal: bool, print: impl FnOnce(&mut Screen)) -> String {
         let paper = Paper::default();
         let output = Box::new(paper.clone());
-        let mut screen = Screen {
-            output,
-            is_terminal,
-            has_status: false,
-        };
+        let mut screen = Screen { output, is_terminal, has_status: false };
         print(&mut screen);
         drop(screen);
         String::from_utf8(paper.0.take()).unwrap()
@@ -134,10 +110,7 @@ mod tests {
             screen.status("three");
         });
         let erase = ERASE_LINE;
-        assert_eq!(
-            text,
-            format!("{erase}one{erase}two{erase}stays\n{erase}three{erase}")
-        );
+        assert_eq!(text, format!("{erase}one{erase}two{erase}stays\n{erase}three{erase}"));
     }
 
     #[test]
@@ -147,14 +120,8 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let rows = [
-            ["a".to_owned(), "1234".to_owned()],
-            ["longer".to_owned(), "5".to_owned()],
-        ];
+        let rows = [["a".to_owned(), "1234".to_owned()], ["longer".to_owned(), "5".to_owned()]];
         let text = printed(false, |screen| screen.table(&["run", "tps"], &rows));
-        assert_eq!(
-            text,
-            "\nrun      tps\n------  ----\na       1234\nlonger     5\n"
-        );
+        assert_eq!(text, "\nrun      tps\n------  ----\na       1234\nlonger     5\n");
     }
 }

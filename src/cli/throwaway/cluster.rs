@@ -84,13 +84,8 @@ impl Cluster {
         let user = Unprivileged::needed()?;
         let folder = temporary_folder(user)?;
         let port = free_port().map_err(prepare(folder.path()))?;
-        let mut cluster = Self {
-            server: None,
-            folder,
-            installation: installation.clone(),
-            user,
-            port,
-        };
+        let mut cluster =
+            Self { server: None, folder, installation: installation.clone(), user, port };
         cluster.initdb(give_up)?;
         cluster.write_config(options)?;
         Ok(cluster)
@@ -140,10 +135,7 @@ impl Cluster {
         let Some(mut server) = self.server.take() else {
             return Ok(());
         };
-        server
-            .stop(signal)
-            .map(drop)
-            .map_err(prepare(self.folder.path()))
+        server.stop(signal).map(drop).map_err(prepare(self.folder.path()))
     }
 
     /// The running server, for signals.
@@ -264,10 +256,7 @@ impl Cluster {
         let own = [
             ("port", self.port.to_string()),
             ("max_connections", options.max_connections.to_string()),
-            (
-                "unix_socket_directories",
-                self.socket_folder().display().to_string(),
-            ),
+            ("unix_socket_directories", self.socket_folder().display().to_string()),
         ];
         let fixed = SETTINGS.iter().map(|(name, value)| (*name, *value));
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
@@ -297,10 +286,7 @@ fn temporary_folder(user: Option<Unprivileged>) -> Result<TempDir, ThrowawayErro
         if base.as_os_str().len() > BASE_PATH_BYTES_MAX || (user.is_some() && !is_public(&base)) {
             continue;
         }
-        match tempfile::Builder::new()
-            .prefix("pgbaton-")
-            .tempdir_in(&base)
-        {
+        match tempfile::Builder::new().prefix("pgbaton-").tempdir_in(&base) {
             Ok(folder) => {
                 if let Some(user) = user {
                     chown(folder.path(), Some(user.uid), Some(user.gid))
@@ -318,8 +304,7 @@ fn temporary_folder(user: Option<Unprivileged>) -> Result<TempDir, ThrowawayErro
 fn is_public(folder: &Path) -> bool {
     const OTHERS_MAY_PASS: u32 = 0o001;
     folder.ancestors().all(|part| {
-        part.metadata()
-            .is_ok_and(|meta| meta.permissions().mode() & OTHERS_MAY_PASS != 0)
+        part.metadata().is_ok_and(|meta| meta.permissions().mode() & OTHERS_MAY_PASS != 0)
     })
 }
 
@@ -328,9 +313,7 @@ fn is_public(folder: &Path) -> bool {
 /// # Errors
 /// If there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// The last lines of a log, for an error message.
@@ -378,10 +361,7 @@ mod tests {
         fs::write(&log, text).unwrap();
         let tail = log_tail(&log);
         assert_eq!(tail.lines().count(), LOG_TAIL_LINES);
-        assert!(
-            tail.starts_with("line 85\n") && tail.ends_with("line 99"),
-            "{tail}"
-        );
+        assert!(tail.starts_with("line 85\n") && tail.ends_with("line 99"), "{tail}");
     }
 
     #[test]
@@ -399,15 +379,10 @@ mod tests {
         let pid = cluster.server().unwrap().pid();
         let owner = fs::metadata(format!("/proc/{pid}")).unwrap().uid();
         assert_ne!(owner, 0, "PostgreSQL must not run as root");
-        assert_eq!(
-            cluster.sql("postgres", "show max_connections").unwrap(),
-            "17"
-        );
+        assert_eq!(cluster.sql("postgres", "show max_connections").unwrap(), "17");
         let error = cluster.sql("postgres", "select nonsense").unwrap_err();
         assert!(error.to_string().contains("nonsense"), "{error}");
-        cluster
-            .sql("postgres", "create table kept as select 42 as n")
-            .unwrap();
+        cluster.sql("postgres", "create table kept as select 42 as n").unwrap();
         cluster.stop().unwrap();
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         cluster.start(&mut never).unwrap();

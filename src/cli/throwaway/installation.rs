@@ -7,12 +7,8 @@ use std::process::Command;
 use super::ThrowawayError;
 
 /// Folders that hold one folder per version, with the programs in `bin` below it.
-const VERSIONED_FOLDERS: [&str; 4] = [
-    "/usr/lib/postgresql",
-    "/usr/local/lib/postgresql",
-    "/opt/homebrew/opt",
-    "/usr/local/opt",
-];
+const VERSIONED_FOLDERS: [&str; 4] =
+    ["/usr/lib/postgresql", "/usr/local/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
 /// Where rpm packages put version N: `/usr/pgsql-N/bin`.
 const RPM_PREFIX: (&str, &str) = ("/usr", "pgsql-");
 /// The programs without which there is no server.
@@ -35,27 +31,19 @@ impl Installation {
     pub fn find(named: Option<&Path>) -> Result<Self, ThrowawayError> {
         if let Some(folder) = named {
             let folder = folder.to_owned();
-            return match SERVER_PROGRAMS
-                .into_iter()
-                .find(|p| !folder.join(p).is_file())
-            {
+            return match SERVER_PROGRAMS.into_iter().find(|p| !folder.join(p).is_file()) {
                 Some(program) => Err(ThrowawayError::NoProgram { folder, program }),
                 None => Ok(Self { folder }),
             };
         }
-        let has_server = |folder: &PathBuf| {
-            SERVER_PROGRAMS
-                .iter()
-                .all(|program| folder.join(program).is_file())
-        };
+        let has_server =
+            |folder: &PathBuf| SERVER_PROGRAMS.iter().all(|program| folder.join(program).is_file());
         path_folders()
             .into_iter()
             .chain(pg_config_folder())
             .chain(usual_folders())
             .find(has_server)
-            .map(|folder| Self {
-                folder: real_folder(folder),
-            })
+            .map(|folder| Self { folder: real_folder(folder) })
             .ok_or(ThrowawayError::NoServer)
     }
 
@@ -69,10 +57,7 @@ impl Installation {
             .chain(path_folders())
             .map(|folder| folder.join(program))
             .find(|path| path.is_file())
-            .ok_or_else(|| ThrowawayError::NoProgram {
-                folder: self.folder.clone(),
-                program,
-            })
+            .ok_or_else(|| ThrowawayError::NoProgram { folder: self.folder.clone(), program })
     }
 
     /// The folder of the server's programs.
@@ -126,16 +111,11 @@ fn account(accounts: &str, name: &str) -> Option<Unprivileged> {
 /// Debian's wrappers in /usr/bin cost a Perl start each.
 fn real_folder(folder: PathBuf) -> PathBuf {
     let initdb = fs::canonicalize(folder.join("initdb"));
-    initdb
-        .ok()
-        .and_then(|path| path.parent().map(Path::to_owned))
-        .unwrap_or(folder)
+    initdb.ok().and_then(|path| path.parent().map(Path::to_owned)).unwrap_or(folder)
 }
 
 fn path_folders() -> Vec<PathBuf> {
-    std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).collect())
-        .unwrap_or_default()
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
 fn pg_config_folder() -> Option<PathBuf> {
@@ -151,8 +131,7 @@ fn usual_folders() -> Vec<PathBuf> {
     };
     let mut found: Vec<PathBuf> = VERSIONED_FOLDERS.into_iter().flat_map(below).collect();
     found.extend(below(RPM_PREFIX.0).into_iter().filter(|path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(RPM_PREFIX.1))
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RPM_PREFIX.1))
     }));
     newest_first(&mut found);
     found.into_iter().map(|folder| folder.join("bin")).collect()
@@ -163,10 +142,7 @@ fn newest_first(folders: &mut [PathBuf]) {
     folders.sort_by_cached_key(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let version: Vec<u32> = digits
-            .split('.')
-            .map_while(|part| part.parse().ok())
-            .collect();
+        let version: Vec<u32> = digits.split('.').map_while(|part| part.parse().ok()).collect();
         std::cmp::Reverse(version)
     });
 }
@@ -177,35 +153,20 @@ mod tests {
 
     #[test]
     fn the_newest_version_comes_first() {
-        let mut folders: Vec<PathBuf> = [
-            "/a/9.6",
-            "/a/15",
-            "/usr/pgsql-17",
-            "/b/postgresql@16",
-            "/b/openssl",
-            "/a/9.10",
-        ]
-        .map(PathBuf::from)
-        .to_vec();
+        let mut folders: Vec<PathBuf> =
+            ["/a/9.6", "/a/15", "/usr/pgsql-17", "/b/postgresql@16", "/b/openssl", "/a/9.10"]
+                .map(PathBuf::from)
+                .to_vec();
         newest_first(&mut folders);
-        let expected = [
-            "/usr/pgsql-17",
-            "/b/postgresql@16",
-            "/a/15",
-            "/a/9.10",
-            "/a/9.6",
-            "/b/openssl",
-        ];
+        let expected =
+            ["/usr/pgsql-17", "/b/postgresql@16", "/a/15", "/a/9.10", "/a/9.6", "/b/openssl"];
         assert_eq!(folders, expected.map(PathBuf::from));
     }
 
     #[test]
     fn an_account_is_found_by_its_whole_name_and_is_never_root() {
         let accounts = "root:x:0:0::/:/bin/sh\npostgres2:x:7:8::/:\npostgres:x:101:104:P,,:/:/x\n";
-        assert_eq!(
-            account(accounts, "postgres"),
-            Some(Unprivileged { uid: 101, gid: 104 })
-        );
+        assert_eq!(account(accounts, "postgres"), Some(Unprivileged { uid: 101, gid: 104 }));
         assert_eq!(account(accounts, "root"), None);
         assert_eq!(account(accounts, "nobody"), None);
         assert_eq!(account("postgres:x:", "postgres"), None);
@@ -216,20 +177,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("initdb"), "").unwrap();
         let error = Installation::find(Some(folder.path())).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ThrowawayError::NoProgram {
-                    program: "postgres",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, ThrowawayError::NoProgram { program: "postgres", .. }), "{error}");
         fs::write(folder.path().join("postgres"), "").unwrap();
-        assert_eq!(
-            Installation::find(Some(folder.path())).unwrap().folder(),
-            folder.path()
-        );
+        assert_eq!(Installation::find(Some(folder.path())).unwrap().folder(), folder.path());
     }
 }

@@ -44,10 +44,8 @@ impl Psql {
     /// If psql cannot be run, takes longer than 20 seconds, or says no, with what it said.
     pub fn run(&self, database: &str, sql: &str) -> Result<String, ThrowawayError> {
         let output = self.output(database, sql);
-        let output = output.map_err(|source| ThrowawayError::Start {
-            program: self.program.clone(),
-            source,
-        })?;
+        let output = output
+            .map_err(|source| ThrowawayError::Start { program: self.program.clone(), source })?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         if output.status.success() {
             return Ok(text(&output.stdout));
@@ -75,10 +73,8 @@ impl Psql {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let ended = server.try_wait();
-            let ended = ended.map_err(|source| ThrowawayError::Prepare {
-                path: log.to_owned(),
-                source,
-            })?;
+            let ended =
+                ended.map_err(|source| ThrowawayError::Prepare { path: log.to_owned(), source })?;
             if let Some(status) = ended {
                 return Err(ThrowawayError::Failed {
                     program: name,

@@ -103,10 +103,7 @@ impl Supervised {
     /// If the log cannot be opened or the shell cannot be started. A program that cannot be
     /// executed shows as a child that ended with status 126 or 127, with the reason in the log.
     pub fn start(job: &Job) -> io::Result<Self> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&job.log)?;
+        let log = OpenOptions::new().create(true).append(true).open(&job.log)?;
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", WATCHDOG, "sh", job.ending.name()])
@@ -126,12 +123,7 @@ impl Supervised {
         let mut shell = command.spawn()?;
         let lifeline = shell.stdin.take();
         match read_pid(&mut shell) {
-            Ok(pid) => Ok(Self {
-                shell,
-                lifeline,
-                pid,
-                status: None,
-            }),
+            Ok(pid) => Ok(Self { shell, lifeline, pid, status: None }),
             Err(error) => {
                 drop(lifeline);
                 shell.wait()?;
@@ -227,9 +219,7 @@ impl Drop for Supervised {
 /// The exit code of a child, with a signal shown as a shell shows it.
 #[must_use]
 pub fn code(status: ExitStatus) -> Option<i32> {
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
 fn read_pid(shell: &mut Child) -> io::Result<Pid> {
@@ -266,20 +256,13 @@ mod tests {
     #[test]
     fn a_child_that_ends_by_itself_tells_its_status_and_output() {
         let folder = tempfile::tempdir().unwrap();
-        let mut job = job(
-            folder.path(),
-            "echo $GREETING; echo bad >&2; exit 7",
-            Ending::Kill,
-        );
+        let mut job = job(folder.path(), "echo $GREETING; echo bad >&2; exit 7", Ending::Kill);
         job.remove = Some(folder.path().to_owned());
         let mut child = Supervised::start(&job).unwrap();
         let status = child.wait(|| false).unwrap().unwrap();
         assert_eq!(code(status), Some(7));
         // The folder stays, although it was to be removed: its end was not asked for.
-        assert_eq!(
-            fs::read_to_string(folder.path().join("log")).unwrap(),
-            "hello\nbad\n"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("log")).unwrap(), "hello\nbad\n");
     }
 
     #[test]
@@ -289,11 +272,7 @@ mod tests {
         job.program = "/nonexistent/program".into();
         let mut child = Supervised::start(&job).unwrap();
         assert_eq!(code(child.wait(|| false).unwrap().unwrap()), Some(127));
-        assert!(
-            fs::read_to_string(folder.path().join("log"))
-                .unwrap()
-                .contains("not found")
-        );
+        assert!(fs::read_to_string(folder.path().join("log")).unwrap().contains("not found"));
     }
 
     #[test]
@@ -321,10 +300,7 @@ mod tests {
         // What the kernel does when this process dies.
         drop(child.lifeline.take());
         let deadline = Instant::now() + Duration::from_secs(5);
-        let status = child
-            .wait(|| Instant::now() > deadline)
-            .unwrap()
-            .expect("it ends");
+        let status = child.wait(|| Instant::now() > deadline).unwrap().expect("it ends");
         assert_eq!(code(status), Some(128 + 9));
         assert!(!is_alive(child.pid()));
         assert!(!folder.path().exists());

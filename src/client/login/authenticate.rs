@@ -70,11 +70,7 @@ async fn plain(framed: &mut Framed, user: &str, secret: Option<&Secret>) -> Resu
         }
         None => false,
     };
-    if right {
-        Ok(())
-    } else {
-        Err(wrong_password(user))
-    }
+    if right { Ok(()) } else { Err(wrong_password(user)) }
 }
 
 async fn md5_exchange(
@@ -119,9 +115,7 @@ async fn scram(
     framed.send(&out).await?;
 
     let message = password_message(framed).await?;
-    let done = exchange
-        .verify(&message.body)
-        .map_err(|e| scram_refusal(&e, user))?;
+    let done = exchange.verify(&message.body).map_err(|e| scram_refusal(&e, user))?;
     out.clear();
     encode::authentication_sasl_final(&mut out, done.message()).map_err(|_| internal("SASL"))?;
     framed.send(&out).await?;
@@ -157,15 +151,18 @@ async fn verifier(
 
 async fn password_message(framed: &mut Framed) -> Result<Message, LoginError> {
     let message = framed.message(frame::login_header).await?;
+    if message.tag == b'p' && message.body == [0] {
+        return Err(LoginError::refused(
+            SqlState::INVALID_PASSWORD,
+            "empty password returned by client",
+        ));
+    }
     if message.tag == b'p' {
         return Ok(message);
     }
     Err(LoginError::refused(
         SqlState::PROTOCOL_VIOLATION,
-        format!(
-            "expected password response, got message type {}",
-            message.tag
-        ),
+        format!("expected password response, got message type {}", message.tag),
     ))
 }
 

@@ -77,10 +77,7 @@ async fn accepted(
 
 /// A server for the length of a login.
 async fn borrow(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<ServerLease, LoginError> {
-    let hint = Hint {
-        shard: worker.index,
-        state: 0,
-    };
+    let hint = Hint { shard: worker.index, state: 0 };
     loop {
         let lease = match pool.pool.checkout(hint, clock::now()) {
             Checkout::Ready(lease) => lease,
@@ -118,10 +115,7 @@ async fn dial(
     worker: &Arc<Worker>,
     permit: Permit<Box<Server>>,
 ) -> Result<ServerLease, LoginError> {
-    let place = DialPlace {
-        worker: worker.index,
-        inbox: worker.inbox.clone(),
-    };
+    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
     pool.clone().dial(permit, place).await.map_err(|failure| {
         failure.permit.fail(failure.retry_at);
         if !failure.error.is_transient() {
@@ -149,10 +143,7 @@ async fn try_out(
     worker: &Arc<Worker>,
     wanted: &Arc<Settings>,
 ) -> Result<Arc<Settings>, LoginError> {
-    let mut trial = Trial {
-        accepted: wanted.clone(),
-        refusal: None,
-    };
+    let mut trial = Trial { accepted: wanted.clone(), refusal: None };
     if let Some(sql) = wanted.replay_sql(&lease.settings) {
         let mut query = Vec::new();
         encode::query(&mut query, sql.as_bytes())
@@ -160,12 +151,10 @@ async fn try_out(
         lease.ledger.push(Owed::client(Expects::Query));
         lease.transport.write_all(&query).await?;
         while !lease.ledger.is_settled() {
-            read(&mut lease, &mut trial)
-                .await
-                .map_err(|fault| match fault.client_message() {
-                    Some(message) => LoginError::Refused(message),
-                    None => LoginError::NoSession,
-                })?;
+            read(&mut lease, &mut trial).await.map_err(|fault| match fault.client_message() {
+                Some(message) => LoginError::Refused(message),
+                None => LoginError::NoSession,
+            })?;
         }
     }
     if let Some(message) = trial.refusal {

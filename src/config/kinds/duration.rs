@@ -16,13 +16,8 @@ pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 const DURATION_MIN: Duration = Duration::from_millis(1);
 
 /// Suffixes and their length in seconds. Longer ones first where one ends another.
-const SUFFIXES: [(&str, f64); 5] = [
-    ("ms", 0.001),
-    ("min", 60.0),
-    ("s", 1.0),
-    ("h", 3600.0),
-    ("d", 86_400.0),
-];
+const SUFFIXES: [(&str, f64); 5] =
+    [("ms", 0.001), ("min", 60.0), ("s", 1.0), ("h", 3600.0), ("d", 86_400.0)];
 
 /// A duration; a number without suffix counts `bare` units.
 pub(in crate::config) struct Time {
@@ -61,11 +56,8 @@ impl Bare {
 
 impl Time {
     /// A time in seconds of any length and precision.
-    pub(in crate::config) const SECONDS: Self = Self {
-        bare: Bare::Seconds,
-        max: DURATION_MAX,
-        whole_seconds: false,
-    };
+    pub(in crate::config) const SECONDS: Self =
+        Self { bare: Bare::Seconds, max: DURATION_MAX, whole_seconds: false };
 
     fn parse(&self, value: &Value) -> Option<Duration> {
         let seconds = match value {
@@ -86,11 +78,7 @@ impl Time {
 impl Kind<Duration> for Time {
     fn read(&self, value: &Value) -> Result<Duration, Refusal> {
         self.parse(value).ok_or_else(|| {
-            let whole = if self.whole_seconds {
-                " in whole seconds"
-            } else {
-                ""
-            };
+            let whole = if self.whole_seconds { " in whole seconds" } else { "" };
             Refusal::expected(format!(
                 "a time{whole} such as \"5s\", \"2min\" or a number of {}, at most {}",
                 self.bare.plural(),
@@ -109,12 +97,7 @@ impl Kind<Duration> for Time {
 
     fn range(&self) -> Cow<'static, str> {
         let whole = if self.whole_seconds { "whole " } else { "" };
-        format!(
-            "0 to {}, in {whole}{}",
-            compact(self.max),
-            self.bare.plural()
-        )
-        .into()
+        format!("0 to {}, in {whole}{}", compact(self.max), self.bare.plural()).into()
     }
 }
 

@@ -27,10 +27,7 @@ impl Kind<bool> for Flag {
             Value::Integer { value: 1, .. } => Some(true),
             Value::Text(text) => {
                 let text = text.trim();
-                WORDS
-                    .iter()
-                    .find(|(word, _)| word.eq_ignore_ascii_case(text))
-                    .map(|(_, f)| *f)
+                WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, f)| *f)
             }
             _ => None,
         };

@@ -67,9 +67,7 @@ impl Endpoint {
     fn parse(text: &str) -> Result<Self, Refusal> {
         if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
             let ip: Result<Ipv6Addr, _> = inner.parse();
-            return ip
-                .map(|ip| Self::Ip(ip.into()))
-                .map_err(|_| not_an_endpoint());
+            return ip.map(|ip| Self::Ip(ip.into())).map_err(|_| not_an_endpoint());
         }
         if let Ok(ip) = text.parse() {
             return Ok(Self::Ip(ip));
@@ -78,9 +76,7 @@ impl Endpoint {
             && !port.is_empty()
             && port.bytes().all(|b| b.is_ascii_digit())
         {
-            return Err(Refusal::Because(
-                "a port is given by its own key, not after a colon",
-            ));
+            return Err(Refusal::Because("a port is given by its own key, not after a colon"));
         }
         // Underscores are no part of a DNS host name but common in container networks.
         let name_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
@@ -137,9 +133,7 @@ pub(in crate::config) struct Host;
 impl Kind<Option<ServerHost>> for Host {
     fn read(&self, value: &Value) -> Result<Option<ServerHost>, Refusal> {
         let Value::Text(text) = value else {
-            return Err(Refusal::expected(
-                "a host name, an IP address or a socket directory",
-            ));
+            return Err(Refusal::expected("a host name, an IP address or a socket directory"));
         };
         let text = text.trim();
         if text.is_empty() {
@@ -159,9 +153,7 @@ impl Kind<Option<ServerHost>> for Host {
     }
 
     fn show(&self, value: &Option<ServerHost>) -> String {
-        value
-            .as_ref()
-            .map_or_else(String::new, ServerHost::to_string)
+        value.as_ref().map_or_else(String::new, ServerHost::to_string)
     }
 
     fn range(&self) -> Cow<'static, str> {
@@ -182,9 +174,7 @@ impl Kind<Option<PathBuf>> for SocketDir {
     }
 
     fn show(&self, value: &Option<PathBuf>) -> String {
-        value
-            .as_ref()
-            .map_or_else(String::new, |dir| dir.display().to_string())
+        value.as_ref().map_or_else(String::new, |dir| dir.display().to_string())
     }
 
     fn range(&self) -> Cow<'static, str> {

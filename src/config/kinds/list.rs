@@ -35,10 +35,7 @@ pub(super) fn items(value: &Value) -> Option<Vec<String>> {
     };
     match value {
         Value::Text(text) if !text.contains('\0') => {
-            text.split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-                .for_each(&mut add);
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).for_each(&mut add);
         }
         Value::List(values) => {
             for value in values {

@@ -35,9 +35,7 @@ impl Int {
 fn parse_digits(text: &str, radix: u32) -> Option<u32> {
     let text = text.trim();
     let plain = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
-    plain
-        .then(|| u32::from_str_radix(text, radix).ok())
-        .flatten()
+    plain.then(|| u32::from_str_radix(text, radix).ok()).flatten()
 }
 
 /// Implements `Kind` of [`Int`] for number types; the range of each key fits its type.
@@ -105,11 +103,7 @@ pub(in crate::config) struct LimitUpTo(pub(in crate::config) u32);
 
 impl Kind<Limit> for LimitUpTo {
     fn read(&self, value: &Value) -> Result<Limit, Refusal> {
-        let count: usize = Int {
-            min: 0,
-            max: self.0,
-        }
-        .read(value)?;
+        let count: usize = Int { min: 0, max: self.0 }.read(value)?;
         Ok(Limit::from(count))
     }
 
@@ -129,14 +123,8 @@ pub(in crate::config) struct FileMode;
 impl Kind<u32> for FileMode {
     fn read(&self, value: &Value) -> Result<u32, Refusal> {
         let mode = match value {
-            Value::Integer {
-                value,
-                decimal: true,
-            } => parse_digits(&value.to_string(), 8),
-            Value::Integer {
-                value,
-                decimal: false,
-            } => u32::try_from(*value).ok(),
+            Value::Integer { value, decimal: true } => parse_digits(&value.to_string(), 8),
+            Value::Integer { value, decimal: false } => u32::try_from(*value).ok(),
             Value::Text(text) => parse_digits(text.trim().trim_start_matches("0o"), 8),
             _ => None,
         };

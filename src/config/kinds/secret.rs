@@ -69,9 +69,7 @@ fn is_md5(text: &str) -> bool {
 fn is_scram_verifier(text: &str) -> bool {
     let base64 = |part: &str| {
         !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
     };
     let parts = || {
         let (head, keys) = text.strip_prefix(SCRAM_PREFIX)?.split_once('$')?;

@@ -66,17 +66,13 @@ pub(in crate::config) trait Words: Copy + PartialEq + 'static {
     /// The printed spelling.
     fn word(self) -> &'static str {
         let found = Self::WORDS.iter().find(|(_, meaning)| *meaning == self);
-        found
-            .map(|(word, _)| *word)
-            .expect("BUG: every variant has a word")
+        found.map(|(word, _)| *word).expect("BUG: every variant has a word")
     }
 }
 
 impl Words for PoolMode {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("session", Self::Session),
-        ("transaction", Self::Transaction),
-    ];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("session", Self::Session), ("transaction", Self::Transaction)];
     const UNSUPPORTED: &'static [&'static str] = &["statement"];
 }
 
@@ -128,10 +124,7 @@ impl<T: Words> Kind<T> for Word {
         if let Some((_, meaning)) = T::WORDS.iter().find(|(w, _)| w.eq_ignore_ascii_case(text)) {
             return Ok(*meaning);
         }
-        if T::UNSUPPORTED
-            .iter()
-            .any(|word| word.eq_ignore_ascii_case(text))
-        {
+        if T::UNSUPPORTED.iter().any(|word| word.eq_ignore_ascii_case(text)) {
             return Err(Refusal::Unsupported);
         }
         Err(Refusal::expected(alternatives::<T>("\"")))

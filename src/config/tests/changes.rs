@@ -14,10 +14,7 @@ fn equal_files_have_no_difference() {
     assert_eq!(shown(text, text), "no change\n");
     // The same settings, written in other words.
     assert_eq!(
-        shown(
-            "[general]\nquery_wait_timeout = 60",
-            "[general]\nquery_wait_timeout = \"1min\""
-        ),
+        shown("[general]\nquery_wait_timeout = 60", "[general]\nquery_wait_timeout = \"1min\""),
         "no change\n"
     );
 }
@@ -92,12 +89,7 @@ fn every_key_shows_up_in_a_difference() {
         let found = match key.section {
             Section::General if key.reloadable => difference.reloadable,
             Section::General => difference.needs_restart,
-            Section::Databases => difference
-                .databases
-                .changed
-                .iter()
-                .flat_map(entry)
-                .collect(),
+            Section::Databases => difference.databases.changed.iter().flat_map(entry).collect(),
             Section::Users => difference.users.changed.iter().flat_map(entry).collect(),
         };
         assert_eq!(found.len(), 1, "{}", key.name);
@@ -125,10 +117,7 @@ fn secrets_appear_nowhere() {
         format!("{:?}", old.databases.named["d"].settings()),
         format!("{:?}", old.users.named["u"].settings()),
     ];
-    assert!(
-        shown.iter().all(|text| !text.contains("hunter2")),
-        "{shown:?}"
-    );
+    assert!(shown.iter().all(|text| !text.contains("hunter2")), "{shown:?}");
     assert!(shown[0].contains("password: changed"));
 }
 

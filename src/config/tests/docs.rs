@@ -25,10 +25,7 @@ fn row(key: &KeyInfo) -> String {
         KeyDefault::Absent(text) => text.to_owned(),
     };
     let reload = if key.reloadable { "yes" } else { "restart" };
-    format!(
-        "| `{}` | {default} | {} | {reload} | {} |",
-        key.name, key.range, key.doc
-    )
+    format!("| `{}` | {default} | {} | {reload} | {} |", key.name, key.range, key.doc)
 }
 
 /// The lines of docs/CONFIG.md under a section's heading.
@@ -45,10 +42,8 @@ fn chapter(section: Section) -> Vec<&'static str> {
 #[test]
 fn the_manual_has_exactly_the_rows_of_the_key_table() {
     for section in Section::ALL {
-        let rows: Vec<_> = chapter(section)
-            .into_iter()
-            .filter(|line| line.starts_with("| `"))
-            .collect();
+        let rows: Vec<_> =
+            chapter(section).into_iter().filter(|line| line.starts_with("| `")).collect();
         let expected: Vec<_> = keys_of(section).map(row).collect();
         assert_eq!(rows, expected);
     }
@@ -66,10 +61,7 @@ fn the_sample_file_with_every_key_live_parses_and_its_defaults_are_the_defaults(
     assert_eq!(loaded.warnings, []);
     let databases = &loaded.config.databases;
     let given = |settings: Vec<(&str, String)>| {
-        settings
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .count()
+        settings.into_iter().filter(|(_, value)| !value.is_empty()).count()
     };
     let app = databases.named["app"].settings();
     assert_eq!(given(app), keys_of(Section::Databases).count());
@@ -85,20 +77,14 @@ fn the_sample_file_explains_every_key_in_order() {
         let mut prose: Vec<&str> = Vec::new();
         let setting = format!("#{} = ", key.name);
         loop {
-            let line = rest
-                .next()
-                .unwrap_or_else(|| panic!("{} is missing", key.name));
+            let line = rest.next().unwrap_or_else(|| panic!("{} is missing", key.name));
             match line.strip_prefix("# ") {
                 Some(text) => prose.push(text),
                 None if line.starts_with(&setting) => break,
                 None => prose.clear(),
             }
         }
-        let reload = if key.reloadable {
-            "Reload."
-        } else {
-            "Restart."
-        };
+        let reload = if key.reloadable { "Reload." } else { "Restart." };
         let absent = match key.default {
             KeyDefault::Value(_) => String::new(),
             KeyDefault::Absent(text) => format!(" Left out: {text}."),
@@ -118,34 +104,19 @@ fn every_key_is_documented_once_and_well_formed() {
         assert_eq!(names.len(), count);
     }
     for key in keys() {
-        assert!(
-            key.doc.ends_with('.') && key.doc.len() <= 140,
-            "{}",
-            key.name
-        );
-        assert!(
-            !key.doc.contains("  ") && !key.range.contains('|'),
-            "{}",
-            key.name
-        );
+        assert!(key.doc.ends_with('.') && key.doc.len() <= 140, "{}", key.name);
+        assert!(!key.doc.contains("  ") && !key.range.contains('|'), "{}", key.name);
         assert_eq!(key.secret, key.name == "password");
     }
 }
 
 #[test]
 fn no_supported_key_is_called_unsupported() {
-    let lists = [
-        (Section::General, GENERAL),
-        (Section::Databases, DATABASES),
-        (Section::Users, USERS),
-    ];
+    let lists =
+        [(Section::General, GENERAL), (Section::Databases, DATABASES), (Section::Users, USERS)];
     for (section, list) in lists {
         assert!(list.is_sorted(), "{}", section.name());
-        assert!(
-            keys_of(section).all(|key| !list.contains(&key.name)),
-            "{}",
-            section.name()
-        );
+        assert!(keys_of(section).all(|key| !list.contains(&key.name)), "{}", section.name());
     }
 }
 
@@ -153,10 +124,7 @@ fn no_supported_key_is_called_unsupported() {
 fn the_manual_names_every_variable() {
     use super::super::env::{DATABASE_URL, GENERAL_VARIABLES};
     for (variable, key) in GENERAL_VARIABLES {
-        assert!(
-            CONFIG_MD.contains(&format!("| `{variable}` | `{key}` |")),
-            "{variable}"
-        );
+        assert!(CONFIG_MD.contains(&format!("| `{variable}` | `{key}` |")), "{variable}");
         assert!(CONFIG_TOML.contains(variable), "{variable}");
     }
     assert!(CONFIG_MD.contains(DATABASE_URL) && CONFIG_TOML.contains(DATABASE_URL));
@@ -178,8 +146,5 @@ fn the_errors_shown_in_the_manual_are_those_given() {
                pool_mode = \"transacton\"\nserver_lifetime = 3600\n\n[databases.app]\nport = 0\n";
     let env = |name: &str| (name == "PGBATON_LISTEN_PORT").then(|| "http".to_owned());
     let error = super::super::parse(bad, "config.toml", &env).expect_err("mistakes");
-    assert!(
-        CONFIG_MD.contains(&format!("```text\n{error}\n```")),
-        "{error}"
-    );
+    assert!(CONFIG_MD.contains(&format!("```text\n{error}\n```")), "{error}");
 }

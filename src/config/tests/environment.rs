@@ -20,10 +20,7 @@ fn with_url(text: &str, url: &str) -> Config {
 #[track_caller]
 fn url_error(url: &str, expected: &str) {
     let error = with("", &[(DATABASE_URL, url)]).expect_err(url);
-    assert_eq!(
-        error.to_string(),
-        format!("PGBATON_DATABASE_URL: {expected}")
-    );
+    assert_eq!(error.to_string(), format!("PGBATON_DATABASE_URL: {expected}"));
 }
 
 #[test]
@@ -52,20 +49,14 @@ fn empty_variables_count_as_unset() {
         .map(|(variable, _)| (*variable, ""))
         .chain([(DATABASE_URL, "")])
         .collect();
-    assert_eq!(
-        with("", &empty).expect("no error").config,
-        loaded("").config
-    );
+    assert_eq!(with("", &empty).expect("no error").config, loaded("").config);
 }
 
 #[test]
 fn mistakes_name_the_variable_and_come_last() {
     let error = with(
         "[general]\nworkers = 9999\nlisten_port = 0\n",
-        &[
-            ("PGBATON_LISTEN_PORT", "http"),
-            ("PGBATON_LOG_LEVEL", "loud"),
-        ],
+        &[("PGBATON_LISTEN_PORT", "http"), ("PGBATON_LOG_LEVEL", "loud")],
     )
     .expect_err("three mistakes");
     assert_eq!(
@@ -80,21 +71,12 @@ fn mistakes_name_the_variable_and_come_last() {
 
 #[test]
 fn a_url_defines_a_database_and_its_user() {
-    let config = with_url(
-        "",
-        "postgres://bob:p%40ss%3A%2F@db.example.org:5433/app%20one",
-    );
+    let config = with_url("", "postgres://bob:p%40ss%3A%2F@db.example.org:5433/app%20one");
     let pool = config.pool_settings("app one", "bob").expect("a pool");
     assert_eq!(pool.host, ServerHost::Name("db.example.org".into()));
     assert_eq!((pool.port, pool.dbname.as_str()), (5433, "app one"));
-    assert_eq!(
-        (pool.server_user.as_str(), pool.is_forced_user),
-        ("bob", false)
-    );
-    assert_eq!(
-        pool.server_password.as_ref().map(Password::expose),
-        Some("p@ss:/")
-    );
+    assert_eq!((pool.server_user.as_str(), pool.is_forced_user), ("bob", false));
+    assert_eq!(pool.server_password.as_ref().map(Password::expose), Some("p@ss:/"));
     assert_eq!(config.database("other"), None);
 }
 
@@ -113,23 +95,13 @@ fn forms_of_the_url() {
         ("postgres://h/d?sslmode=disable", "h", 5432),
     ] {
         let route = with_url("", url).database("d").expect(url);
-        assert_eq!(
-            (route.host.to_string().as_str(), route.port),
-            (host, port),
-            "{url}"
-        );
+        assert_eq!((route.host.to_string().as_str(), route.port), (host, port), "{url}");
     }
     assert!(with_url("", "postgres://h/d").users.named.is_empty());
     let passwordless = with_url("", "postgres://u:@h/d");
-    assert_eq!(
-        passwordless.users.get("u").expect("the user").password,
-        None
-    );
+    assert_eq!(passwordless.users.get("u").expect("the user").password, None);
     let fallback = with_url("", "postgres://h/*");
-    assert_eq!(
-        fallback.database("any").expect("the fallback").dbname,
-        "any"
-    );
+    assert_eq!(fallback.database("any").expect("the fallback").dbname, "any");
 }
 
 #[test]
@@ -141,10 +113,7 @@ fn a_url_wins_over_the_entry_of_the_file_and_leaves_its_other_keys() {
     assert_eq!((pool.host.to_string().as_str(), pool.port), ("h", 1));
     assert_eq!(pool.pool_size, Limit::from(4));
     assert_eq!(config.databases.named["d"].pool_size, Some(Limit::from(3)));
-    assert_eq!(
-        pool.server_password.as_ref().map(Password::expose),
-        Some("new")
-    );
+    assert_eq!(pool.server_password.as_ref().map(Password::expose), Some("new"));
 }
 
 #[test]
@@ -161,18 +130,9 @@ fn mistakes_in_the_url() {
     url_error("postgres://u:a/b@h/d", raw);
     url_error("postgres://u:a/b@h", raw);
     url_error("postgres://u:a#b@h/d", "a # must be written as %23");
-    url_error(
-        "postgres://[::1/d",
-        "the [ of an IPv6 address is not closed",
-    );
-    url_error(
-        "postgres://[::1]5/d",
-        "expected :port or / after the ] of an IPv6 address",
-    );
-    url_error(
-        "postgres://::1/d",
-        "an IPv6 address must stand in brackets, as in [::1]:5432",
-    );
+    url_error("postgres://[::1/d", "the [ of an IPv6 address is not closed");
+    url_error("postgres://[::1]5/d", "expected :port or / after the ] of an IPv6 address");
+    url_error("postgres://::1/d", "an IPv6 address must stand in brackets, as in [::1]:5432");
     let percent = "a % must be followed by two hexadecimal digits";
     for bad in ["%", "%4", "%zz", "%+1"] {
         url_error(&format!("postgres://u:{bad}@h/d"), percent);
@@ -181,10 +141,7 @@ fn mistakes_in_the_url() {
     let parameters = "no parameter after the ? is supported by this version of pgbaton but \
                       sslmode=disable";
     url_error("postgres://h/d?sslmode=require", parameters);
-    url_error(
-        "postgres://h/d?sslmode=disable&application_name=x",
-        parameters,
-    );
+    url_error("postgres://h/d?sslmode=disable&application_name=x", parameters);
     url_error(
         "postgres://u:p@h:0/d",
         "databases.d.port: expected a whole number from 1 to 65535, \

@@ -21,10 +21,7 @@ fn unknown_keys() {
         "config.toml:2:1: unknown key \"default_pool_sise\" in [general]; \
          did you mean \"default_pool_size\"?",
     );
-    one(
-        "[general]\n  colour = 3",
-        "config.toml:2:3: unknown key \"colour\" in [general]",
-    );
+    one("[general]\n  colour = 3", "config.toml:2:3: unknown key \"colour\" in [general]");
     one(
         "[general]\npool_size = 3",
         "config.toml:2:1: unknown key \"pool_size\" in [general]; \
@@ -46,20 +43,11 @@ fn unknown_keys() {
 
 #[test]
 fn unknown_sections() {
-    one(
-        "[generl]",
-        "config.toml:1:2: unknown section [generl]; did you mean [general]?",
-    );
-    one(
-        "[pgbouncer]",
-        "config.toml:1:2: unknown section [pgbouncer]; did you mean [general]?",
-    );
+    one("[generl]", "config.toml:1:2: unknown section [generl]; did you mean [general]?");
+    one("[pgbouncer]", "config.toml:1:2: unknown section [pgbouncer]; did you mean [general]?");
     one("[zebra]", "config.toml:1:2: unknown section [zebra]");
     one("[[zebra]]", "config.toml:1:3: unknown section [zebra]");
-    one(
-        "[peers]",
-        &format!("config.toml:1:2: unknown section [peers]; it is {UNSUPPORTED}"),
-    );
+    one("[peers]", &format!("config.toml:1:2: unknown section [peers]; it is {UNSUPPORTED}"));
     one(
         "listen_port = 1",
         "config.toml:1:1: key \"listen_port\" stands outside any section; it belongs in [general]",
@@ -69,22 +57,13 @@ fn unknown_sections() {
         "config.toml:1:1: key \"listen_prot\" stands outside any section; \
          did you mean \"listen_port\"?",
     );
-    one(
-        "zebra = 1",
-        "config.toml:1:1: key \"zebra\" stands outside any section",
-    );
+    one("zebra = 1", "config.toml:1:1: key \"zebra\" stands outside any section");
 }
 
 #[test]
 fn what_should_be_a_table() {
-    one(
-        "general = 3",
-        "config.toml:1:1: general: expected a table, found a number",
-    );
-    one(
-        "[[users]]",
-        "config.toml:1:3: users: expected a table, found an array",
-    );
+    one("general = 3", "config.toml:1:1: general: expected a table, found a number");
+    one("[[users]]", "config.toml:1:3: users: expected a table, found an array");
     one(
         "[databases]\napp = 5",
         "config.toml:2:7: databases.app: expected a table or a connection string, found a number",
@@ -138,10 +117,7 @@ fn bad_values_of_each_kind() {
             "log_level = 3",
             "2:13: log_level: expected \"error\", \"warn\", \"info\" or \"debug\", found 3",
         ),
-        (
-            "listen_port = 0",
-            "2:15: listen_port: expected a whole number from 1 to 65535, found 0",
-        ),
+        ("listen_port = 0", "2:15: listen_port: expected a whole number from 1 to 65535, found 0"),
         (
             "listen_port = 99999999999999999999",
             "2:15: listen_port: expected a whole number from 1 to 65535, \
@@ -167,6 +143,14 @@ fn bad_values_of_each_kind() {
             "2:17: tcp_keepalive: expected true or false (also 1, 0, yes, no, on, off), \
              found \"maybe\"",
         ),
+    ] {
+        one(&format!("[general]\n{line}"), &format!("config.toml:{expected}"));
+    }
+}
+
+#[test]
+fn bad_lists_paths_and_addresses() {
+    for (line, expected) in [
         (
             "admin_users = { a = 1 }",
             "2:15: admin_users: expected an array of non-empty strings, or one string with \
@@ -195,10 +179,7 @@ fn bad_values_of_each_kind() {
             "2:15: listen_addr: expected host names or IP addresses, or \"*\", as an array or one \
              string with commas, found a date or time",
         ),
-        (
-            "listen_addr = \"*,::1\"",
-            "2:15: listen_addr: \"*\" already covers every other address",
-        ),
+        ("listen_addr = \"*,::1\"", "2:15: listen_addr: \"*\" already covers every other address"),
         (
             "listen_addr = \"h:6432\"",
             "2:15: listen_addr: a port is given by its own key, not after a colon",
@@ -208,32 +189,17 @@ fn bad_values_of_each_kind() {
             "2:22: server_reset_query: expected a string without NUL, found false",
         ),
     ] {
-        one(
-            &format!("[general]\n{line}"),
-            &format!("config.toml:{expected}"),
-        );
+        one(&format!("[general]\n{line}"), &format!("config.toml:{expected}"));
     }
 }
 
 #[test]
 fn bad_values_of_entries_name_the_entry() {
     for (line, expected) in [
-        (
-            "host = \"a,b\"",
-            "host: several hosts are not supported by this version of pgbaton",
-        ),
-        (
-            "host = 5",
-            "host: expected a host name, an IP address or a socket directory, found 5",
-        ),
-        (
-            "user = \"\"",
-            "user: expected a non-empty string without NUL, found \"\"",
-        ),
-        (
-            "dbname = 1",
-            "dbname: expected a non-empty string without NUL, found 1",
-        ),
+        ("host = \"a,b\"", "host: several hosts are not supported by this version of pgbaton"),
+        ("host = 5", "host: expected a host name, an IP address or a socket directory, found 5"),
+        ("user = \"\"", "user: expected a non-empty string without NUL, found \"\""),
+        ("dbname = 1", "dbname: expected a non-empty string without NUL, found 1"),
     ] {
         let column = line.find("= ").unwrap() + 3;
         one(
@@ -275,10 +241,7 @@ fn contradictions() {
         "[databases]\npgbaton = \"host=::1\"",
         "config.toml:2:1: the database name \"pgbaton\" is reserved for the console",
     );
-    one(
-        "[users.\"*\"]",
-        "config.toml:1:8: [users.\"*\"] has no meaning: a user must be named",
-    );
+    one("[users.\"*\"]", "config.toml:1:8: [users.\"*\"] has no meaning: a user must be named");
     one(
         "[databases.\"\"]",
         "config.toml:1:12: databases.\"\": a name must not be empty and must not hold NUL",
@@ -316,14 +279,8 @@ fn connection_strings_that_cannot_be_read() {
     broken("=a", pairs);
     broken("a b=c", pairs);
     broken("host='a", "a single quote is opened and not closed");
-    broken(
-        "host='a'b",
-        "a closing single quote must be followed by a space",
-    );
-    broken(
-        "port=1 port=2",
-        "a key of the connection string stands there twice",
-    );
+    broken("host='a'b", "a closing single quote must be followed by a space");
+    broken("port=1 port=2", "a key of the connection string stands there twice");
     broken(
         "password=hunter x=2",
         "unknown key in a connection string with a password; \
@@ -335,10 +292,8 @@ fn connection_strings_that_cannot_be_read() {
 fn all_mistakes_are_told_in_the_order_of_the_file() {
     let text = "[users.u]\npool_mode = 1\n[databases.d]\nport = 0\nhots = 1\n\
                 [general]\nlisten_port = 0\nworkers = 9999\n";
-    let places: Vec<_> = errors(text)
-        .iter()
-        .map(|line| line.split(": ").next().unwrap().to_owned())
-        .collect();
+    let places: Vec<_> =
+        errors(text).iter().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
     assert_eq!(
         places,
         [
@@ -361,10 +316,7 @@ fn columns_count_characters() {
         "databases = { \"é\" = { port = 0 } }",
         "config.toml:1:30: databases.\"é\".port: expected a whole number from 1 to 65535, found 0",
     );
-    one(
-        "\u{feff}[zebra]",
-        "config.toml:1:2: unknown section [zebra]",
-    );
+    one("\u{feff}[zebra]", "config.toml:1:2: unknown section [zebra]");
     one(
         "[general]\r\nport = 1\r\n",
         "config.toml:2:1: unknown key \"port\" in [general]; \
@@ -376,18 +328,10 @@ fn columns_count_characters() {
 fn syntax_errors() {
     let error = error("[general]\nlisten_port = \n");
     assert!(matches!(error.diagnostics.as_slice(), [d] if matches!(d.problem, Problem::Syntax(_))));
-    assert!(
-        error
-            .to_string()
-            .starts_with("config.toml:2:15: syntax error: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("config.toml:2:15: syntax error: "), "{error}");
     assert!(!error.to_string().contains('\n'));
     let error = super::error("[general]\nlisten_port = 1\nlisten_port = 2\n");
-    assert_eq!(
-        error.to_string(),
-        "config.toml:3:1: syntax error: duplicate key"
-    );
+    assert_eq!(error.to_string(), "config.toml:3:1: syntax error: duplicate key");
 }
 
 #[test]
@@ -454,27 +398,16 @@ fn files_that_cannot_be_read() {
         )
     );
     let error = load(&std::env::temp_dir(), &no_env).expect_err("a directory");
-    assert!(
-        matches!(error.diagnostics[0].problem, Problem::Read(_)),
-        "{error}"
-    );
+    assert!(matches!(error.diagnostics[0].problem, Problem::Read(_)), "{error}");
 }
 
 #[test]
 fn files_that_are_no_text() {
     let error = load_error(b"[general]\nlog_level = \"\xff\"\n");
-    assert!(
-        error.to_string().ends_with(":2:14: not UTF-8 text"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with(":2:14: not UTF-8 text"), "{error}");
     let size = usize::try_from(FILE_BYTES_MAX).unwrap();
     let error = load_error(&vec![b'#'; size + 1]);
-    assert!(
-        error
-            .to_string()
-            .ends_with(": the file is larger than 4194304 bytes"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with(": the file is larger than 4194304 bytes"), "{error}");
     let largest = TempFile::new(&vec![b'#'; size]);
     assert!(load(&largest.0, &no_env).is_ok());
 }

@@ -53,17 +53,8 @@ query_wait_timeout = 0
 fn limits(config: &Config, database: &str, user: &str) -> (PoolMode, [usize; 3], u64) {
     let pool = config.pool_settings(database, user).expect("a pool");
     let count = |limit: Limit| limit.get().unwrap_or(0);
-    let counts = [
-        pool.pool_size,
-        pool.max_db_connections,
-        pool.max_user_connections,
-    ]
-    .map(count);
-    (
-        pool.pool_mode,
-        counts,
-        pool.query_wait_timeout.map_or(0, |t| t.as_secs()),
-    )
+    let counts = [pool.pool_size, pool.max_db_connections, pool.max_user_connections].map(count);
+    (pool.pool_mode, counts, pool.query_wait_timeout.map_or(0, |t| t.as_secs()))
 }
 
 #[test]
@@ -80,11 +71,7 @@ fn user_wins_over_database_wins_over_general() {
         ("unlisted", "usual", (Session, [3, 100, 200], 120)),
         ("unlisted", "special", (Session, [0, 100, 7], 0)),
     ] {
-        assert_eq!(
-            limits(&config, database, user),
-            expected,
-            "{user} on {database}"
-        );
+        assert_eq!(limits(&config, database, user), expected, "{user} on {database}");
     }
 }
 
@@ -109,13 +96,7 @@ fn the_server_side_of_a_pool() {
         ("plain", "stranger", "stranger", None, false),
         ("forced", "usual", "special", Some("at-server"), true),
         ("forced", "special", "special", Some("at-server"), true),
-        (
-            "forced_by_user",
-            "usual",
-            "special",
-            Some("special-secret"),
-            true,
-        ),
+        ("forced_by_user", "usual", "special", Some("special-secret"), true),
     ] {
         let pool = config.pool_settings(database, user).expect("a pool");
         assert_eq!(pool.database, database);
@@ -125,10 +106,7 @@ fn the_server_side_of_a_pool() {
         assert_eq!(found, password, "{user} on {database}");
     }
     let own = config.pool_settings("own", "usual").expect("a pool");
-    assert_eq!(
-        (own.host.to_string().as_str(), own.port),
-        ("10.0.0.2", 5433)
-    );
+    assert_eq!((own.host.to_string().as_str(), own.port), ("10.0.0.2", 5433));
     assert_eq!(own.dbname, "real");
 }
 
@@ -136,32 +114,17 @@ fn the_server_side_of_a_pool() {
 fn a_password_without_a_forced_user_is_nobodys() {
     let config = config("[databases.d]\npassword = \"x\"\n");
     assert_eq!(config.database("d").expect("a route").forced_password, None);
-    assert_eq!(
-        config
-            .pool_settings("d", "bob")
-            .expect("a pool")
-            .server_password,
-        None
-    );
+    assert_eq!(config.pool_settings("d", "bob").expect("a pool").server_password, None);
 }
 
 #[test]
 fn routes_are_exact_or_the_fallback() {
     let config = config(FILE);
     let own = config.database("own").expect("a route");
-    assert_eq!(
-        (own.name.as_str(), own.dbname.as_str(), own.is_fallback),
-        ("own", "real", false)
-    );
+    assert_eq!((own.name.as_str(), own.dbname.as_str(), own.is_fallback), ("own", "real", false));
     let other = config.database("other").expect("the fallback");
-    assert_eq!(
-        (other.name.as_str(), other.dbname.as_str()),
-        ("other", "other")
-    );
-    assert_eq!(
-        (other.host.to_string().as_str(), other.is_fallback),
-        ("10.0.0.9", true)
-    );
+    assert_eq!((other.name.as_str(), other.dbname.as_str()), ("other", "other"));
+    assert_eq!((other.host.to_string().as_str(), other.is_fallback), ("10.0.0.9", true));
     assert!(config.databases.fallback.is_some() && !config.databases.named.contains_key("*"));
     // Asking for "*" by name is asking for a database that happens to be called so.
     assert_eq!(config.database("*").expect("the fallback").dbname, "*");
@@ -170,10 +133,7 @@ fn routes_are_exact_or_the_fallback() {
 #[test]
 fn a_fallback_with_a_dbname_leads_there_for_every_name() {
     let config = config("[databases.\"*\"]\ndbname = \"one\"\n");
-    assert_eq!(
-        config.database("other").expect("the fallback").dbname,
-        "one"
-    );
+    assert_eq!(config.database("other").expect("the fallback").dbname, "one");
 }
 
 #[test]
@@ -201,12 +161,7 @@ fn general_zeros_are_off() {
         "[general]\nquery_wait_timeout = 0\n[databases.d]\n[users.u]\n\
                          query_wait_timeout = 2\n",
     );
-    let wait = |user| {
-        config
-            .pool_settings("d", user)
-            .expect("a pool")
-            .query_wait_timeout
-    };
+    let wait = |user| config.pool_settings("d", user).expect("a pool").query_wait_timeout;
     assert_eq!(wait("other"), None);
     assert_eq!(wait("u"), Some(Duration::from_secs(2)));
 }

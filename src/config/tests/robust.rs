@@ -141,9 +141,7 @@ fn many_entries_are_read_in_one_pass() {
     let text: String = (0..20_000).map(entry).collect();
     let loaded = parse(&text, "config.toml", &no_env).expect("good");
     assert_eq!(loaded.config.users.named.len(), 20_000);
-    let bad: String = (0..20_000)
-        .map(|n| format!("[users.u{n}]\npool_size = -1\n"))
-        .collect();
+    let bad: String = (0..20_000).map(|n| format!("[users.u{n}]\npool_size = -1\n")).collect();
     let error = parse(&bad, "config.toml", &no_env).expect_err("bad");
     assert_eq!(error.diagnostics.len(), 20_000);
 }

@@ -29,10 +29,7 @@ fn refused(line: &str) -> bool {
 #[test]
 fn an_empty_file_gives_the_defaults() {
     let general = config("").general;
-    assert_eq!(
-        general.listen_addr,
-        [ListenAddr::Ip(Ipv4Addr::LOCALHOST.into())]
-    );
+    assert_eq!(general.listen_addr, [ListenAddr::Ip(Ipv4Addr::LOCALHOST.into())]);
     assert_eq!(general.listen_port, 6432);
     assert_eq!(general.listen_backlog, 128);
     assert_eq!(general.unix_socket_dir, Some(PathBuf::from("/tmp")));
@@ -50,10 +47,7 @@ fn an_empty_file_gives_the_defaults() {
     assert!(general.admin_users.is_empty() && general.stats_users.is_empty());
     assert_eq!(general.query_wait_timeout, Some(Duration::from_secs(120)));
     assert_eq!(general.client_login_timeout, Some(Duration::from_secs(60)));
-    assert_eq!(
-        general.server_connect_timeout,
-        Some(Duration::from_secs(15))
-    );
+    assert_eq!(general.server_connect_timeout, Some(Duration::from_secs(15)));
     assert_eq!(general.server_login_retry, Duration::from_secs(15));
     assert_eq!(general.cancel_wait_timeout, Some(Duration::from_secs(10)));
     assert_eq!(general.shutdown_timeout, Some(Duration::from_secs(60)));
@@ -152,10 +146,7 @@ fn durations_in_every_form() {
     for text in ["0", "0.0", "\"0\"", "\"0ms\"", "\"0h\""] {
         assert_eq!(timeout(text).general.query_wait_timeout, None, "{text}");
     }
-    assert_eq!(
-        timeout("\"365d\"").general.query_wait_timeout,
-        Some(DURATION_MAX)
-    );
+    assert_eq!(timeout("\"365d\"").general.query_wait_timeout, Some(DURATION_MAX));
 }
 
 #[test]
@@ -205,18 +196,10 @@ fn keepalive_times_are_whole_seconds_and_user_timeout_counts_milliseconds() {
 #[test]
 fn booleans_in_every_form() {
     for text in ["true", "1", "\"1\"", "\"yes\"", "\"ON\"", "\"True\""] {
-        assert!(
-            general(&format!("server_round_robin = {text}"))
-                .general
-                .server_round_robin
-        );
+        assert!(general(&format!("server_round_robin = {text}")).general.server_round_robin);
     }
     for text in ["false", "0", "\"0\"", "\"no\"", "\"Off\"", "\"false\""] {
-        assert!(
-            !general(&format!("tcp_keepalive = {text}"))
-                .general
-                .tcp_keepalive
-        );
+        assert!(!general(&format!("tcp_keepalive = {text}")).general.tcp_keepalive);
     }
     for text in ["2", "-1", "1.0", "\"\"", "\"y\"", "\"enabled\"", "[true]"] {
         assert!(refused(&format!("tcp_keepalive = {text}")), "{text}");
@@ -226,22 +209,9 @@ fn booleans_in_every_form() {
 #[test]
 fn whole_numbers_and_their_edges() {
     assert_eq!(general("listen_port = 1").general.listen_port, 1);
-    assert_eq!(
-        general("listen_port = \"65535\"").general.listen_port,
-        65_535
-    );
+    assert_eq!(general("listen_port = \"65535\"").general.listen_port, 65_535);
     assert_eq!(general("listen_port = 0x1000").general.listen_port, 4096);
-    for text in [
-        "0",
-        "65536",
-        "-1",
-        "1.0",
-        "\"\"",
-        "\"+1\"",
-        "\"1_000\"",
-        "4294967297",
-        "true",
-    ] {
+    for text in ["0", "65536", "-1", "1.0", "\"\"", "\"+1\"", "\"1_000\"", "4294967297", "true"] {
         assert!(refused(&format!("listen_port = {text}")), "{text}");
     }
     assert_eq!(general("workers = 2").general.workers, Some(2));
@@ -256,37 +226,24 @@ fn limits_know_no_zero() {
     assert_eq!(Limit::from(0).or_max(), usize::MAX);
     assert_eq!(Limit::from(3).get(), Some(3));
     assert_eq!(Limit::from(3).or_max(), 3);
-    assert_eq!(
-        general("default_pool_size = 0").general.default_pool_size,
-        Limit::Unlimited
-    );
+    assert_eq!(general("default_pool_size = 0").general.default_pool_size, Limit::Unlimited);
 }
 
 #[test]
 fn file_modes_are_octal_in_every_form() {
     for text in ["\"0750\"", "\"750\"", "\"0o750\"", "0o750", "750"] {
-        let mode = general(&format!("unix_socket_mode = {text}"))
-            .general
-            .unix_socket_mode;
+        let mode = general(&format!("unix_socket_mode = {text}")).general.unix_socket_mode;
         assert_eq!(mode, 0o750, "{text}");
     }
-    for text in [
-        "\"0888\"", "888", "1000", "\"\"", "-1", "0o1000", "\"rwx\"", "true",
-    ] {
+    for text in ["\"0888\"", "888", "1000", "\"\"", "-1", "0o1000", "\"rwx\"", "true"] {
         assert!(refused(&format!("unix_socket_mode = {text}")), "{text}");
     }
 }
 
 #[test]
 fn words_in_any_case() {
-    assert_eq!(
-        general("pool_mode = \"Transaction\"").general.pool_mode,
-        PoolMode::Transaction
-    );
-    assert_eq!(
-        general("auth_type = \"SCRAM-SHA-256\"").general.auth_type,
-        AuthType::ScramSha256
-    );
+    assert_eq!(general("pool_mode = \"Transaction\"").general.pool_mode, PoolMode::Transaction);
+    assert_eq!(general("auth_type = \"SCRAM-SHA-256\"").general.auth_type, AuthType::ScramSha256);
     assert_eq!(AuthType::ScramSha256.to_string(), "scram-sha-256");
     assert_eq!(PoolMode::Transaction.to_string(), "transaction");
     assert!(LogLevel::Error < LogLevel::Warn && LogLevel::Info < LogLevel::Debug);
@@ -296,44 +253,21 @@ fn words_in_any_case() {
 
 #[test]
 fn lists_as_arrays_and_comma_strings() {
-    for text in [
-        "[\"a\", \"b\"]",
-        "\"a,b\"",
-        "\" a , b, \"",
-        "[\"a\", \" b \", \"a\"]",
-    ] {
-        let users = general(&format!("admin_users = {text}"))
-            .general
-            .admin_users;
+    for text in ["[\"a\", \"b\"]", "\"a,b\"", "\" a , b, \"", "[\"a\", \" b \", \"a\"]"] {
+        let users = general(&format!("admin_users = {text}")).general.admin_users;
         assert_eq!(users, ["a", "b"], "{text}");
     }
     for text in ["[]", "\"\"", "\" , \""] {
-        assert!(
-            general(&format!("admin_users = {text}"))
-                .general
-                .admin_users
-                .is_empty()
-        );
+        assert!(general(&format!("admin_users = {text}")).general.admin_users.is_empty());
     }
-    for text in [
-        "[1]",
-        "[\"\"]",
-        "[[\"a\"]]",
-        "1",
-        "\"a\\u0000\"",
-        "[\"a\\u0000\"]",
-    ] {
+    for text in ["[1]", "[\"\"]", "[[\"a\"]]", "1", "\"a\\u0000\"", "[\"a\\u0000\"]"] {
         assert!(refused(&format!("admin_users = {text}")), "{text}");
     }
 }
 
 #[test]
 fn listen_addresses() {
-    let read = |text: &str| {
-        general(&format!("listen_addr = {text}"))
-            .general
-            .listen_addr
-    };
+    let read = |text: &str| general(&format!("listen_addr = {text}")).general.listen_addr;
     assert_eq!(read("\"*\""), [ListenAddr::Any]);
     assert_eq!(read("\"\""), []);
     assert_eq!(
@@ -364,27 +298,13 @@ fn hosts_of_databases() {
         let config = config(&format!("[databases.a]\nhost = \"{text}\"\n"));
         config.database("a").expect("a route").host
     };
-    assert_eq!(
-        host("10.0.0.1"),
-        ServerHost::Ip(Ipv4Addr::new(10, 0, 0, 1).into())
-    );
+    assert_eq!(host("10.0.0.1"), ServerHost::Ip(Ipv4Addr::new(10, 0, 0, 1).into()));
     assert_eq!(host("[::1]"), ServerHost::Ip(Ipv6Addr::LOCALHOST.into()));
-    assert_eq!(
-        host("db.example.org"),
-        ServerHost::Name("db.example.org".into())
-    );
+    assert_eq!(host("db.example.org"), ServerHost::Name("db.example.org".into()));
     assert_eq!(host("/run/pg"), ServerHost::SocketDir("/run/pg".into()));
     assert_eq!(host(""), ServerHost::SocketDir("/tmp".into()));
     let long = format!("/{}", "d".repeat(92));
-    for text in [
-        "a,b",
-        "a:5432",
-        "a b",
-        "@abstract",
-        "300.1.1.1",
-        "é",
-        long.as_str(),
-    ] {
+    for text in ["a,b", "a:5432", "a b", "@abstract", "300.1.1.1", "é", long.as_str()] {
         let text = format!("[databases.a]\nhost = \"{text}\"\n");
         assert_eq!(errors(&text).len(), 1, "{text}");
     }
@@ -396,10 +316,7 @@ fn socket_directories() {
     assert_eq!(read("").general.unix_socket_dir, None);
     assert_eq!(read("/run").general.unix_socket_dir, Some("/run".into()));
     let longest = format!("/{}", "d".repeat(91));
-    assert_eq!(
-        read(&longest).general.unix_socket_dir,
-        Some(longest.clone().into())
-    );
+    assert_eq!(read(&longest).general.unix_socket_dir, Some(longest.clone().into()));
     for text in ["tmp", "@name", &format!("{longest}d"), "/a\\u0000"] {
         assert!(refused(&format!("unix_socket_dir = \"{text}\"")), "{text}");
     }
@@ -410,23 +327,11 @@ fn passwords_keep_their_form() {
     let kind = |text: &str| Password::new(text).kind();
     assert_eq!(kind("secret"), PasswordKind::Plain);
     assert_eq!(kind("md5 is old"), PasswordKind::Plain);
-    assert_eq!(
-        kind("md5000102030405060708090a0b0c0d0e0f"),
-        PasswordKind::Md5
-    );
-    assert_eq!(
-        kind("md5000102030405060708090a0b0c0d0e0g"),
-        PasswordKind::Plain
-    );
-    assert_eq!(
-        kind("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5"),
-        PasswordKind::ScramSha256
-    );
+    assert_eq!(kind("md5000102030405060708090a0b0c0d0e0f"), PasswordKind::Md5);
+    assert_eq!(kind("md5000102030405060708090a0b0c0d0e0g"), PasswordKind::Plain);
+    assert_eq!(kind("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5"), PasswordKind::ScramSha256);
     let config = config("[users.a]\npassword = \" spaced \"\n");
-    let password = config
-        .users
-        .get("a")
-        .and_then(|user| user.password.as_ref());
+    let password = config.users.get("a").and_then(|user| user.password.as_ref());
     assert_eq!(password.map(Password::expose), Some(" spaced "));
     for text in [
         "\"\"",
@@ -438,11 +343,7 @@ fn passwords_keep_their_form() {
         "\"SCRAM-SHA-256$4096:$a2V5:a2V5\"",
         "\"SCRAM-SHA-256$4096:c2FsdA==$a2 V5:a2V5\"",
     ] {
-        assert_eq!(
-            errors(&format!("[users.a]\npassword = {text}\n")).len(),
-            1,
-            "{text}"
-        );
+        assert_eq!(errors(&format!("[users.a]\npassword = {text}\n")).len(), 1, "{text}");
     }
 }
 
@@ -457,14 +358,8 @@ fn connection_strings() {
     assert_eq!(app.port, 5433);
     assert_eq!(app.dbname, "x");
     assert_eq!(app.forced_user.as_deref(), Some("a b"));
-    assert_eq!(
-        app.forced_password.as_ref().map(Password::expose),
-        Some("it's")
-    );
-    assert_eq!(
-        config.databases.named["app"].pool_size,
-        Some(Limit::from(3))
-    );
+    assert_eq!(app.forced_password.as_ref().map(Password::expose), Some("it's"));
+    assert_eq!(config.databases.named["app"].pool_size, Some(Limit::from(3)));
     assert_eq!(config.database("bare").expect("a route").dbname, "bare");
     let other = config.database("other").expect("the fallback");
     assert_eq!(other.host, ServerHost::Ip(Ipv6Addr::LOCALHOST.into()));
@@ -478,11 +373,7 @@ fn nul_is_refused_wherever_text_goes_to_a_server() {
         "host = \"a\\u0000b\"",
         "password = \"a\\u0000b\"",
     ] {
-        assert_eq!(
-            errors(&format!("[databases.d]\n{line}\n")).len(),
-            1,
-            "{line}"
-        );
+        assert_eq!(errors(&format!("[databases.d]\n{line}\n")).len(), 1, "{line}");
     }
     assert!(refused("server_reset_query = \"DISCARD\\u0000ALL\""));
     // A connection string is another way to the same keys.

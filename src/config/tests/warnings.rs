@@ -6,11 +6,7 @@ use super::{loaded, no_env};
 
 /// The warnings of a text, one a line.
 fn warnings(text: &str) -> Vec<String> {
-    loaded(text)
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    loaded(text).warnings.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -34,15 +30,10 @@ fn users_who_cannot_log_in() {
     );
     assert_eq!(
         warnings(&text),
-        [
-            "config.toml:5:12: user \"bob\" has an md5 password and cannot log in with \
-          auth_type scram-sha-256"
-        ]
+        ["config.toml:5:12: user \"bob\" has an md5 password and cannot log in with \
+          auth_type scram-sha-256"]
     );
-    assert_eq!(
-        warnings("[databases.d]\n[general]\nauth_type = \"trust\"\n[users.bob]\n"),
-        [""; 0]
-    );
+    assert_eq!(warnings("[databases.d]\n[general]\nauth_type = \"trust\"\n[users.bob]\n"), [""; 0]);
 }
 
 #[test]
@@ -68,20 +59,16 @@ fn passwords_of_databases() {
     );
     assert_eq!(
         warnings("[databases.d]\nuser = \"bob\"\n"),
-        [
-            "config.toml:2:8: databases.d: user \"bob\" has no password and can log in only to a \
-          server that asks for none"
-        ]
+        ["config.toml:2:8: databases.d: user \"bob\" has no password and can log in only to a \
+          server that asks for none"]
     );
     assert_eq!(
         warnings(
             "[databases.d]\nuser = \"bob\"\n\
              password = \"SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5\"\n"
         ),
-        [
-            "config.toml:2:8: databases.d: the password of user \"bob\" is a SCRAM verifier, which \
-          cannot log in to a server"
-        ]
+        ["config.toml:2:8: databases.d: the password of user \"bob\" is a SCRAM verifier, which \
+          cannot log in to a server"]
     );
 }
 
@@ -91,14 +78,8 @@ fn pools_that_never_reach_their_size() {
         warnings("[databases.d]\npool_size = 9\nmax_db_connections = 5\n"),
         ["config.toml:2:13: databases.d: pool_size 9 is above max_db_connections 5"]
     );
-    assert_eq!(
-        warnings("[databases.d]\npool_size = 5\nmax_db_connections = 5\n"),
-        [""; 0]
-    );
-    assert_eq!(
-        warnings("[databases.d]\npool_size = 0\nmax_db_connections = 5\n"),
-        [""; 0]
-    );
+    assert_eq!(warnings("[databases.d]\npool_size = 5\nmax_db_connections = 5\n"), [""; 0]);
+    assert_eq!(warnings("[databases.d]\npool_size = 0\nmax_db_connections = 5\n"), [""; 0]);
 }
 
 #[test]
@@ -113,22 +94,10 @@ fn databases_that_lead_back() {
         ("host = \"10.0.0.1\"\nport = 6432", false),
         ("host = \"/run\"\nport = 6432", false),
         ("host = \"other\"\nport = 6432", false),
-        (
-            "host = \"127.0.0.1\"\nport = 6432\n[general]\nlisten_addr = \"*\"",
-            true,
-        ),
-        (
-            "host = \"::1\"\nport = 6432\n[general]\nlisten_addr = \"::\"",
-            true,
-        ),
-        (
-            "host = \"box\"\nport = 6432\n[general]\nlisten_addr = \"box\"",
-            true,
-        ),
-        (
-            "host = \"127.0.0.1\"\nport = 6432\n[general]\nlisten_addr = \"\"",
-            false,
-        ),
+        ("host = \"127.0.0.1\"\nport = 6432\n[general]\nlisten_addr = \"*\"", true),
+        ("host = \"::1\"\nport = 6432\n[general]\nlisten_addr = \"::\"", true),
+        ("host = \"box\"\nport = 6432\n[general]\nlisten_addr = \"box\"", true),
+        ("host = \"127.0.0.1\"\nport = 6432\n[general]\nlisten_addr = \"\"", false),
     ] {
         let found = warnings(&format!("[databases.d]\n{text}\n"));
         let expected: &[&str] = if hit { &[itself] } else { &[] };
@@ -167,11 +136,7 @@ fn secrets_that_every_local_user_can_read() {
         let file = TempFile::new(text.as_bytes());
         std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(mode)).unwrap();
         let loaded = load(&file.0, &no_env).unwrap();
-        loaded
-            .warnings
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        loaded.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let secret = "[databases.d]\n[users.a]\npassword = \"x\"\n";
     let found = check(secret, 0o644);

@@ -38,25 +38,14 @@ fn looks_in_its_shard_then_dials_then_steals_then_waits() {
     let own = w.lease(1, at(2));
     assert_eq!((own.id, own.home_shard()), (b_id, 1), "own shard first");
     let dialled = w.lease(1, at(2));
-    assert!(
-        dialled.id != a_id,
-        "a free slot before another shard's idle"
-    );
+    assert!(dialled.id != a_id, "a free slot before another shard's idle");
     let stolen = w.lease(1, at(2));
-    assert_eq!(
-        (stolen.id, stolen.home_shard()),
-        (a_id, 0),
-        "then another shard's"
-    );
+    assert_eq!((stolen.id, stolen.home_shard()), (a_id, 0), "then another shard's");
     let mut ticket = w.ticket(1, at(2));
     pending(&mut ticket);
     stolen.check_in(hint(1), at(3));
     let lease = handed(&mut ticket);
-    assert_eq!(
-        lease.home_shard(),
-        1,
-        "home is where it was checked in last"
-    );
+    assert_eq!(lease.home_shard(), 1, "home is where it was checked in last");
     drop((own, dialled, lease));
     w.expect(0, 0, 0, 0);
 }
@@ -71,13 +60,7 @@ fn the_warmest_is_used_and_round_robin_uses_the_coldest() {
     let warm = w.lease(0, at(2));
     assert_eq!(warm.id, 2);
     warm.check_in(hint(0), at(3));
-    w.pool.set_limits(
-        PoolLimits {
-            server_round_robin: true,
-            ..limits(3)
-        },
-        at(3),
-    );
+    w.pool.set_limits(PoolLimits { server_round_robin: true, ..limits(3) }, at(3));
     let order: Vec<_> = (0..4)
         .map(|_| {
             let lease = w.lease(0, at(4));
@@ -121,19 +104,10 @@ fn take_idle_takes_what_is_named_and_its_slots_with_it() {
         lease.check_in(hint(shard), at(millis as u64));
     }
     let mut seen = Vec::new();
-    w.pool
-        .for_each_idle(|shard, conn, since| seen.push((shard, conn.id, since)));
-    assert_eq!(
-        seen,
-        [(0, 0, at(0)), (0, 1, at(1)), (0, 2, at(2)), (1, 3, at(3))]
-    );
-    let taken = w
-        .pool
-        .take_idle(0, |conn, since| conn.id == 2 || since < at(1));
-    assert_eq!(
-        taken.iter().map(|lease| lease.id).collect::<Vec<_>>(),
-        [0, 2]
-    );
+    w.pool.for_each_idle(|shard, conn, since| seen.push((shard, conn.id, since)));
+    assert_eq!(seen, [(0, 0, at(0)), (0, 1, at(1)), (0, 2, at(2)), (1, 3, at(3))]);
+    let taken = w.pool.take_idle(0, |conn, since| conn.id == 2 || since < at(1));
+    assert_eq!(taken.iter().map(|lease| lease.id).collect::<Vec<_>>(), [0, 2]);
     w.expect(2, 2, 0, 0);
     drop(taken);
     w.expect(2, 0, 0, 0);
@@ -141,20 +115,11 @@ fn take_idle_takes_what_is_named_and_its_slots_with_it() {
 
 #[test]
 fn too_many_waiters_are_refused() {
-    let w = world(
-        1,
-        PoolLimits {
-            waiters_max: 2,
-            ..limits(1)
-        },
-    );
+    let w = world(1, PoolLimits { waiters_max: 2, ..limits(1) });
     let lease = w.lease(0, at(0));
     let mut tickets = vec![w.ticket(0, at(0)), w.ticket(0, at(0))];
     let refused = w.checkout(0, at(0));
-    assert!(
-        matches!(refused, Checkout::Refused(Refusal::WaitersFull)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Checkout::Refused(Refusal::WaitersFull)), "{refused:?}");
     tickets.pop();
     tickets.push(w.ticket(0, at(0)));
     drop(tickets);
@@ -167,11 +132,7 @@ fn a_pool_that_is_dropped_closes_its_idle_connections() {
     let w = world(2, limits(4));
     let held = w.lease(0, at(0));
     w.lease(1, at(0)).check_in(hint(1), at(0));
-    let World {
-        pool,
-        tally,
-        timeouts,
-    } = w;
+    let World { pool, tally, timeouts } = w;
     drop(pool);
     assert_eq!(tally.open(), 2, "a lease keeps the core alive");
     held.check_in(hint(0), at(1));

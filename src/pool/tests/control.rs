@@ -13,15 +13,8 @@ fn close_wakes_every_waiter_at_once_and_closes_idle_then_active() {
     let bells: Vec<_> = waiters.iter_mut().map(park).collect();
     w.pool.close();
     assert!(bells.iter().all(|bell| bell.rings() == 1));
-    assert!(
-        waiters
-            .iter_mut()
-            .all(|ticket| refused(ticket) == Refusal::Closed)
-    );
-    assert!(matches!(
-        w.checkout(0, at(1)),
-        Checkout::Refused(Refusal::Closed)
-    ));
+    assert!(waiters.iter_mut().all(|ticket| refused(ticket) == Refusal::Closed));
+    assert!(matches!(w.checkout(0, at(1)), Checkout::Refused(Refusal::Closed)));
     w.expect(0, 2, 0, 0);
     a.check_in(hint(0), at(2));
     b.check_in(hint(1), at(2));
@@ -58,11 +51,7 @@ fn refused_waiters_go_and_the_pool_stays_open() {
     let lease = w.lease(0, at(0));
     let mut waiters: Vec<_> = (0..70).map(|n| w.ticket(n % 2, at(0))).collect();
     w.pool.refuse_waiters();
-    assert!(
-        waiters
-            .iter_mut()
-            .all(|ticket| refused(ticket) == Refusal::ConnectFailed)
-    );
+    assert!(waiters.iter_mut().all(|ticket| refused(ticket) == Refusal::ConnectFailed));
     let mut later = w.ticket(1, at(1));
     lease.check_in(hint(0), at(2));
     handed(&mut later).check_in(hint(1), at(3));
@@ -80,22 +69,14 @@ fn a_dead_connection_becomes_a_permit_for_the_oldest_waiter() {
     assert_eq!(bell.rings(), 1);
     pending(&mut young);
     w.expect(0, 0, 1, 2 - 1);
-    granted(&mut old)
-        .fulfil(w.tally.dial())
-        .check_in(hint(1), at(1));
+    granted(&mut old).fulfil(w.tally.dial()).check_in(hint(1), at(1));
     handed(&mut young).check_in(hint(0), at(2));
     w.expect(1, 0, 0, 0);
 }
 
 #[test]
 fn a_dropped_permit_goes_to_the_next_waiter_without_back_off() {
-    let w = world(
-        1,
-        PoolLimits {
-            connecting_max: 1,
-            ..limits(2)
-        },
-    );
+    let w = world(1, PoolLimits { connecting_max: 1, ..limits(2) });
     let permit = w.permit(0, at(0));
     let mut waiters = [w.ticket(0, at(0)), w.ticket(0, at(0))];
     drop(permit);
@@ -109,13 +90,7 @@ fn a_dropped_permit_goes_to_the_next_waiter_without_back_off() {
 
 #[test]
 fn connecting_max_bounds_the_ramp_and_each_success_goes_on() {
-    let w = world(
-        1,
-        PoolLimits {
-            connecting_max: 2,
-            ..limits(5)
-        },
-    );
+    let w = world(1, PoolLimits { connecting_max: 2, ..limits(5) });
     let first = [w.permit(0, at(0)), w.permit(0, at(0))];
     let mut waiters: Vec<_> = (0..3).map(|_| w.ticket(0, at(0))).collect();
     w.expect(0, 0, 2, 3);

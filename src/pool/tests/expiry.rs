@@ -69,19 +69,11 @@ fn a_hundred_thousand_waiters_with_one_deadline_are_one_sweep() {
     let mut waiters: Vec<_> = (0..100_000).map(|n| w.ticket(n % 2, at(0))).collect();
     assert_eq!(w.timeouts.visits(), 0);
     w.timeouts.run_due(at(999));
-    assert_eq!(
-        w.timeouts.visits(),
-        0,
-        "nobody is looked at before a deadline comes"
-    );
+    assert_eq!(w.timeouts.visits(), 0, "nobody is looked at before a deadline comes");
     w.timeouts.run_due(at(1_000));
     assert_eq!(w.timeouts.visits(), 1);
     w.expect(0, 1, 0, 0);
-    assert!(
-        waiters
-            .iter_mut()
-            .all(|ticket| expired(ticket) == ms(1_000))
-    );
+    assert!(waiters.iter_mut().all(|ticket| expired(ticket) == ms(1_000)));
     w.timeouts.run_due(at(3_000));
     assert_eq!(w.timeouts.visits(), 1, "a queue that is empty does not arm");
     drop(lease);
@@ -98,10 +90,7 @@ fn a_busy_pool_is_visited_about_once_per_timeout_period() {
         w.timeouts.run_due(at(millis));
     }
     let visits = w.timeouts.visits();
-    assert!(
-        (1..=11).contains(&visits),
-        "10,000 waits in 10 periods cost {visits} visits"
-    );
+    assert!((1..=11).contains(&visits), "10,000 waits in 10 periods cost {visits} visits");
     drop(lease);
 }
 
@@ -110,21 +99,9 @@ fn a_changed_timeout_keeps_old_deadlines_and_both_queues_are_served() {
     let w = world(1, limits(1));
     let lease = w.lease(0, at(0));
     let mut old = w.ticket(0, at(0));
-    w.pool.set_limits(
-        PoolLimits {
-            wait_timeout: Some(ms(100)),
-            ..limits(1)
-        },
-        at(1),
-    );
+    w.pool.set_limits(PoolLimits { wait_timeout: Some(ms(100)), ..limits(1) }, at(1));
     let mut new = w.ticket(0, at(2));
-    w.pool.set_limits(
-        PoolLimits {
-            wait_timeout: None,
-            ..limits(1)
-        },
-        at(3),
-    );
+    w.pool.set_limits(PoolLimits { wait_timeout: None, ..limits(1) }, at(3));
     let mut patient = w.ticket(0, at(3));
     w.timeouts.run_due(at(102));
     assert_eq!(expired(&mut new), ms(100));

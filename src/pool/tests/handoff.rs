@@ -70,13 +70,7 @@ fn a_cancelled_waiter_is_skipped_and_counted() {
 
 #[test]
 fn same_state_overtakes_a_bounded_number_of_times() {
-    let w = world(
-        1,
-        PoolLimits {
-            overtake_max: 2,
-            ..limits(1)
-        },
-    );
+    let w = world(1, PoolLimits { overtake_max: 2, ..limits(1) });
     let hot = Hint { shard: 0, state: 7 };
     let mut lease = w.lease(0, at(0));
     let mut cold = w.ticket(0, at(0));
@@ -100,13 +94,7 @@ fn same_state_overtakes_a_bounded_number_of_times() {
 #[test]
 fn another_shards_head_is_served_once_it_is_older_by_more_than_the_bound() {
     let bound = 4;
-    let w = world(
-        2,
-        PoolLimits {
-            cross_shard_bound: bound,
-            ..limits(1)
-        },
-    );
+    let w = world(2, PoolLimits { cross_shard_bound: bound, ..limits(1) });
     let mut lease = w.lease(0, at(0));
     let mut other = w.ticket(1, at(0)); // ticket 0
     let mut own: Vec<_> = (0..10).map(|_| w.ticket(0, at(0))).collect(); // tickets 1..
@@ -142,13 +130,7 @@ fn an_empty_own_shard_serves_the_others() {
 #[test]
 fn service_order_is_arrival_order_within_the_bound() {
     let bound = 6;
-    let w = world(
-        2,
-        PoolLimits {
-            cross_shard_bound: bound,
-            ..limits(1)
-        },
-    );
+    let w = world(2, PoolLimits { cross_shard_bound: bound, ..limits(1) });
     let mut lease = w.lease(0, at(0));
     let mut arrived = 0u64;
     let mut arrive = |shard| {
@@ -161,10 +143,8 @@ fn service_order_is_arrival_order_within_the_bound() {
     for round in 0..400u64 {
         let home = usize::from(round % 7 < 2);
         lease.check_in(hint(home), at(1));
-        let polls = waiting
-            .iter_mut()
-            .enumerate()
-            .map(|(index, (.., ticket))| (index, poll(ticket)));
+        let polls =
+            waiting.iter_mut().enumerate().map(|(index, (.., ticket))| (index, poll(ticket)));
         let mut served = polls.filter_map(|(index, polled)| match polled {
             std::task::Poll::Ready(Outcome::Handed(got)) => Some((index, got)),
             std::task::Poll::Ready(other) => panic!("{other:?}"),
@@ -175,22 +155,12 @@ fn service_order_is_arrival_order_within_the_bound() {
         drop(served);
         lease = got;
         let (number, shard, _) = waiting.remove(index);
-        let oldest = waiting
-            .iter()
-            .map(|(number, ..)| *number)
-            .min()
-            .expect("39 wait");
-        assert!(
-            number <= oldest + bound,
-            "{number} was served before {oldest}"
-        );
+        let oldest = waiting.iter().map(|(number, ..)| *number).min().expect("39 wait");
+        assert!(number <= oldest + bound, "{number} was served before {oldest}");
         waits[shard] += 1;
         waiting.push(arrive(shard));
     }
-    assert!(
-        waits[0] > 100 && waits[1] > 100,
-        "both shards progress: {waits:?}"
-    );
+    assert!(waits[0] > 100 && waits[1] > 100, "both shards progress: {waits:?}");
     drop((waiting, lease));
     w.expect(0, 0, 0, 0);
 }
@@ -222,12 +192,7 @@ fn waits_are_recorded_however_they_end() {
     w.pool.close();
     refused(&mut shut);
     let waits = w.pool.snapshot().waits;
-    let counts = [
-        &waits.served,
-        &waits.expired,
-        &waits.cancelled,
-        &waits.refused,
-    ];
+    let counts = [&waits.served, &waits.expired, &waits.cancelled, &waits.refused];
     assert_eq!(counts.map(|waits| waits.count), [1; 4]);
     assert_eq!(waits.expired.sum_micros, 1_000_000);
     assert_eq!(waits.served.sum_micros, 3_000);

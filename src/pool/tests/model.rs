@@ -20,71 +20,21 @@ const WAIT: Duration = Duration::from_millis(1_000);
 
 #[derive(Clone, Debug)]
 enum Op {
-    Checkout {
-        pool: usize,
-        shard: usize,
-        state: u64,
-    },
-    CheckIn {
-        pool: usize,
-        pick: usize,
-        shard: usize,
-        state: u64,
-    },
-    Discard {
-        pool: usize,
-        pick: usize,
-    },
-    Cancel {
-        pool: usize,
-        pick: usize,
-    },
-    Fulfil {
-        pool: usize,
-        pick: usize,
-    },
-    Fail {
-        pool: usize,
-        pick: usize,
-        back_off: u64,
-    },
-    Requeue {
-        pool: usize,
-        pick: usize,
-        shard: usize,
-        back_off: u64,
-    },
-    DropPermit {
-        pool: usize,
-        pick: usize,
-    },
-    Advance {
-        millis: u64,
-        sweep: bool,
-    },
-    Resize {
-        pool: usize,
-        size: usize,
-        connecting_max: usize,
-    },
-    Reconnect {
-        pool: usize,
-    },
-    RefuseWaiters {
-        pool: usize,
-    },
-    TakeIdle {
-        pool: usize,
-        shard: usize,
-        state: u64,
-    },
-    SetBudget {
-        budget: usize,
-        limit: usize,
-    },
-    Close {
-        pool: usize,
-    },
+    Checkout { pool: usize, shard: usize, state: u64 },
+    CheckIn { pool: usize, pick: usize, shard: usize, state: u64 },
+    Discard { pool: usize, pick: usize },
+    Cancel { pool: usize, pick: usize },
+    Fulfil { pool: usize, pick: usize },
+    Fail { pool: usize, pick: usize, back_off: u64 },
+    Requeue { pool: usize, pick: usize, shard: usize, back_off: u64 },
+    DropPermit { pool: usize, pick: usize },
+    Advance { millis: u64, sweep: bool },
+    Resize { pool: usize, size: usize, connecting_max: usize },
+    Reconnect { pool: usize },
+    RefuseWaiters { pool: usize },
+    TakeIdle { pool: usize, shard: usize, state: u64 },
+    SetBudget { budget: usize, limit: usize },
+    Close { pool: usize },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -179,25 +129,14 @@ impl Twin {
     fn new(budgets: Vec<Arc<Budget>>, timeouts: TimeoutHandle, limits: PoolLimits) -> Self {
         let world = world_with(SHARDS, limits.clone(), budgets, timeouts);
         let (leases, permits, waiting) = (vec![], vec![], vec![]);
-        Twin {
-            world,
-            limits,
-            closed: false,
-            leases,
-            permits,
-            waiting,
-        }
+        Twin { world, limits, closed: false, leases, permits, waiting }
     }
 
     /// What is idle, longest first within a shard, read through the public view.
     fn idle(&self) -> Vec<Idle> {
         let mut idle = Vec::new();
         self.world.pool.for_each_idle(|shard, conn, _| {
-            idle.push(Idle {
-                id: conn.id,
-                shard,
-                state: conn.state.get(),
-            });
+            idle.push(Idle { id: conn.id, shard, state: conn.state.get() });
         });
         idle
     }
@@ -206,15 +145,7 @@ impl Twin {
         let Hint { shard, state } = hint;
         let number = ticket.number();
         let (overtaken, odd) = (0, false);
-        let waiting = Waiting {
-            ticket,
-            number,
-            shard,
-            state,
-            deadline,
-            overtaken,
-            odd,
-        };
+        let waiting = Waiting { ticket, number, shard, state, deadline, overtaken, odd };
         self.waiting.push(waiting);
     }
 
@@ -225,11 +156,7 @@ impl Twin {
         if self.waiting.is_empty() || self.waiting.iter().any(unclear) {
             return None;
         }
-        let of_shard = |shard| {
-            self.waiting
-                .iter()
-                .filter(move |waiter| waiter.shard == shard)
-        };
+        let of_shard = |shard| self.waiting.iter().filter(move |waiter| waiter.shard == shard);
         let oldest = self.waiting.iter().min_by_key(|waiter| waiter.number)?;
         let own = of_shard(shard).map(|waiter| waiter.number).min();
         let keep = own.is_some_and(|own| own - oldest.number <= self.limits.cross_shard_bound);
@@ -259,28 +186,12 @@ impl Bench {
     fn new(overtake_max: u32, cross_shard_bound: u64) -> Self {
         let timeouts = TimeoutHandle::manual();
         let budgets = vec![Budget::new("user", 5), Budget::new("node", 4)];
-        let limits = PoolLimits {
-            overtake_max,
-            cross_shard_bound,
-            ..limits(3)
-        };
-        let twin = || {
-            Twin::new(
-                budgets.iter().rev().cloned().collect(),
-                timeouts.clone(),
-                limits.clone(),
-            )
-        };
+        let limits = PoolLimits { overtake_max, cross_shard_bound, ..limits(3) };
+        let twin =
+            || Twin::new(budgets.iter().rev().cloned().collect(), timeouts.clone(), limits.clone());
         let twins = vec![twin(), twin()];
         let (now, swept) = (Tick::ZERO, Tick::ZERO);
-        Bench {
-            twins,
-            budgets,
-            budget_limits: vec![5, 4],
-            timeouts,
-            now,
-            swept,
-        }
+        Bench { twins, budgets, budget_limits: vec![5, 4], timeouts, now, swept }
     }
 
     fn run(&mut self, op: &Op, tally: &mut Tally) {
@@ -289,12 +200,7 @@ impl Bench {
             Op::Checkout { pool, shard, state } => {
                 self.checkout(pool, Hint { shard, state }, tally)
             }
-            Op::CheckIn {
-                pool,
-                pick: at,
-                shard,
-                state,
-            } => {
+            Op::CheckIn { pool, pick: at, shard, state } => {
                 self.check_in(pool, at, Hint { shard, state }, tally);
             }
             Op::Discard { pool, pick: at } => drop(pick(&mut self.twins[pool].leases, at)),
@@ -307,21 +213,12 @@ impl Bench {
                     assert_eq!(twin.world.pool.snapshot().retry_at, None);
                 }
             }
-            Op::Fail {
-                pool,
-                pick: at,
-                back_off,
-            } => {
+            Op::Fail { pool, pick: at, back_off } => {
                 if let Some((permit, _)) = pick(&mut self.twins[pool].permits, at) {
                     permit.fail(now.after(ms(back_off)));
                 }
             }
-            Op::Requeue {
-                pool,
-                pick: at,
-                shard,
-                back_off,
-            } => {
+            Op::Requeue { pool, pick: at, shard, back_off } => {
                 let twin = &mut self.twins[pool];
                 if let Some((permit, deadline)) = pick(&mut twin.permits, at) {
                     let hint = hint(shard);
@@ -339,17 +236,9 @@ impl Bench {
                     self.timeouts.run_due(self.now);
                 }
             }
-            Op::Resize {
-                pool,
-                size,
-                connecting_max,
-            } => {
+            Op::Resize { pool, size, connecting_max } => {
                 let twin = &mut self.twins[pool];
-                twin.limits = PoolLimits {
-                    size,
-                    connecting_max,
-                    ..twin.limits.clone()
-                };
+                twin.limits = PoolLimits { size, connecting_max, ..twin.limits.clone() };
                 twin.world.pool.set_limits(twin.limits.clone(), now);
             }
             Op::Reconnect { pool } => self.twins[pool].world.pool.bump_generation(),
@@ -357,20 +246,10 @@ impl Bench {
             Op::TakeIdle { pool, shard, state } => {
                 let twin = &mut self.twins[pool];
                 let wanted = |idle: &&Idle| idle.shard == shard && idle.state == state;
-                let expected: Vec<_> = twin
-                    .idle()
-                    .iter()
-                    .filter(wanted)
-                    .map(|idle| idle.id)
-                    .collect();
-                let taken = twin
-                    .world
-                    .pool
-                    .take_idle(shard, |conn, _| conn.state.get() == state);
-                assert_eq!(
-                    taken.iter().map(|lease| lease.id).collect::<Vec<_>>(),
-                    expected
-                );
+                let expected: Vec<_> =
+                    twin.idle().iter().filter(wanted).map(|idle| idle.id).collect();
+                let taken = twin.world.pool.take_idle(shard, |conn, _| conn.state.get() == state);
+                assert_eq!(taken.iter().map(|lease| lease.id).collect::<Vec<_>>(), expected);
                 twin.leases.extend(taken);
             }
             Op::SetBudget { budget, limit } => {
@@ -387,16 +266,8 @@ impl Bench {
     fn checkout(&mut self, pool: usize, hint: Hint, tally: &mut Tally) {
         let now = self.now;
         let twin = &mut self.twins[pool];
-        let own: Vec<_> = twin
-            .idle()
-            .into_iter()
-            .filter(|idle| idle.shard == hint.shard)
-            .collect();
-        let same = own
-            .iter()
-            .rev()
-            .find(|idle| idle.state == hint.state)
-            .or(own.last());
+        let own: Vec<_> = twin.idle().into_iter().filter(|idle| idle.shard == hint.shard).collect();
+        let same = own.iter().rev().find(|idle| idle.state == hint.state).or(own.last());
         let nobody_waits = twin.world.pool.snapshot().waiting == 0;
         let expected = same.filter(|_| nobody_waits).map(|idle| idle.id);
         let answer = twin.world.pool.checkout(hint, now);
@@ -404,43 +275,21 @@ impl Bench {
             Checkout::Ready(lease) => {
                 assert!(
                     nobody_waits
-                        || twin
-                            .waiting
-                            .iter()
-                            .all(|waiter| waiter.deadline.earliest <= now)
+                        || twin.waiting.iter().all(|waiter| waiter.deadline.earliest <= now)
                 );
-                assert!(
-                    expected.is_none_or(|id| id == lease.id),
-                    "the warmest of its state"
-                );
+                assert!(expected.is_none_or(|id| id == lease.id), "the warmest of its state");
                 tally.predicted += usize::from(expected.is_some());
                 twin.leases.push(lease);
             }
             Checkout::Connect(permit) => {
-                assert_eq!(
-                    expected, None,
-                    "an idle connection of its own shard comes first"
-                );
+                assert_eq!(expected, None, "an idle connection of its own shard comes first");
                 let earliest = now.after(WAIT);
-                twin.permits.push((
-                    permit,
-                    Deadline {
-                        earliest,
-                        latest: None,
-                    },
-                ));
+                twin.permits.push((permit, Deadline { earliest, latest: None }));
             }
             Checkout::Wait(ticket) => {
                 assert_eq!(expected, None, "nobody waits beside an idle connection");
                 let earliest = now.after(WAIT);
-                twin.wait(
-                    ticket,
-                    hint,
-                    Deadline {
-                        earliest,
-                        latest: Some(earliest),
-                    },
-                );
+                twin.wait(ticket, hint, Deadline { earliest, latest: Some(earliest) });
             }
             Checkout::Refused(refusal) => {
                 assert!(refusal == Refusal::Closed && twin.closed, "{refusal:?}");
@@ -467,11 +316,7 @@ impl Bench {
         lease.check_in(hint, now);
         if let Some(number) = expected {
             assert_eq!(twin.world.pool.snapshot().hand_offs, before + 1);
-            let waiter = twin
-                .waiting
-                .iter_mut()
-                .find(|waiter| waiter.number == number)
-                .unwrap();
+            let waiter = twin.waiting.iter_mut().find(|waiter| waiter.number == number).unwrap();
             let got = handed(&mut waiter.ticket);
             twin.leases.push(got);
             let (number, shard) = (waiter.number, waiter.shard);
@@ -503,10 +348,7 @@ impl Bench {
                 match poll(&mut waiter.ticket) {
                     Poll::Pending => twin.waiting.push(waiter),
                     Poll::Ready(Outcome::Handed(lease)) => {
-                        assert!(
-                            waiter.deadline.latest > Some(clock),
-                            "served past its deadline"
-                        );
+                        assert!(waiter.deadline.latest > Some(clock), "served past its deadline");
                         tally.handed += 1;
                         twin.leases.push(lease);
                     }
@@ -549,18 +391,10 @@ impl Bench {
             assert_eq!(seen.rescued_waiters, 0);
             let figures = (seen.idle, seen.active, seen.connecting, seen.waiting);
             let (active, connecting) = (twin.leases.len(), twin.permits.len());
-            assert_eq!(
-                figures,
-                (idle.len(), active, connecting, twin.waiting.len())
-            );
+            assert_eq!(figures, (idle.len(), active, connecting, twin.waiting.len()));
             assert_eq!(twin.world.tally.open(), idle.len() + active);
             let leased = twin.leases.iter().map(|lease| lease.id);
-            assert!(
-                idle.iter()
-                    .map(|idle| idle.id)
-                    .chain(leased)
-                    .all(|id| ids.insert(id))
-            );
+            assert!(idle.iter().map(|idle| idle.id).chain(leased).all(|id| ids.insert(id)));
             assert!(!twin.closed || (idle.is_empty() && twin.waiting.is_empty()));
         }
         self.nobody_is_stranded(&slots);
@@ -570,45 +404,25 @@ impl Bench {
     fn nobody_is_stranded(&self, slots: &[usize]) {
         let zero_is_many = |limit: usize| if limit == 0 { usize::MAX } else { limit };
         let used: usize = slots.iter().sum();
-        let room_in_budgets = self
-            .budget_limits
-            .iter()
-            .all(|limit| used < zero_is_many(*limit));
+        let room_in_budgets = self.budget_limits.iter().all(|limit| used < zero_is_many(*limit));
         // A budget exactly full can be relieved by closing one idle connection of another pool.
-        let relievable = self
-            .budget_limits
-            .iter()
-            .all(|limit| used <= zero_is_many(*limit));
+        let relievable = self.budget_limits.iter().all(|limit| used <= zero_is_many(*limit));
         for (at, twin) in self.twins.iter().enumerate() {
             let alive = |waiter: &&Waiting| waiter.deadline.earliest > self.now;
             let Some(waiter) = twin.waiting.iter().find(alive) else {
                 continue;
             };
-            assert!(
-                twin.idle().is_empty(),
-                "ticket {} waits beside an idle one",
-                waiter.number
-            );
+            assert!(twin.idle().is_empty(), "ticket {} waits beside an idle one", waiter.number);
             let seen = twin.world.pool.snapshot();
             let may_dial = slots[at] < zero_is_many(twin.limits.size)
                 && twin.permits.len() < zero_is_many(twin.limits.connecting_max)
-                && seen
-                    .retry_at
-                    .is_none_or(|at| at <= self.swept && twin.permits.is_empty());
-            let others = self
-                .twins
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != at);
+                && seen.retry_at.is_none_or(|at| at <= self.swept && twin.permits.is_empty());
+            let others = self.twins.iter().enumerate().filter(|(other, _)| *other != at);
             let evictable = others
                 .filter(|(_, other)| other.waiting.is_empty() && !other.idle().is_empty())
                 .count();
             let stranded = may_dial && (room_in_budgets || (relievable && evictable > 0));
-            assert!(
-                !stranded,
-                "ticket {} waits beside a free slot",
-                waiter.number
-            );
+            assert!(!stranded, "ticket {} waits beside a free slot", waiter.number);
         }
     }
 }
@@ -623,15 +437,21 @@ fn play(ops: &[Op], overtake_max: u32, bound: u64) -> Tally {
     }
     let budgets = std::mem::take(&mut bench.budgets);
     drop(bench);
-    assert!(
-        budgets.iter().all(|budget| budget.used() == 0),
-        "everything was given back"
-    );
+    assert!(budgets.iter().all(|budget| budget.used() == 0), "everything was given back");
     tally
 }
 
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        // Debug builds shrink and check slowly; PROPTEST_CASES asks for more.
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn sequences_agree_with_the_naive_model(
@@ -651,10 +471,7 @@ fn the_sequences_reach_every_kind_of_outcome() {
     let mut runner = TestRunner::deterministic();
     let mut sums: HashMap<&str, usize> = HashMap::new();
     for _ in 0..100 {
-        let ops = proptest::collection::vec(op(), 200)
-            .new_tree(&mut runner)
-            .unwrap()
-            .current();
+        let ops = proptest::collection::vec(op(), 200).new_tree(&mut runner).unwrap().current();
         let tally = play(&ops, 2, 4);
         for (kind, count) in [
             ("handed", tally.handed),

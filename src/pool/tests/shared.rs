@@ -65,11 +65,7 @@ fn the_longest_idle_connection_of_another_pool_is_closed_to_make_room() {
         lease.check_in(hint(shard), at(millis));
     }
     let lease = b.lease(0, at(20));
-    assert_eq!(
-        a.tally.closed(),
-        [1],
-        "the longest idle, on whichever shard"
-    );
+    assert_eq!(a.tally.closed(), [1], "the longest idle, on whichever shard");
     assert_eq!(node.used(), 3);
     drop(lease);
     a.expect(2, 0, 0, 0);
@@ -86,6 +82,23 @@ fn a_connection_that_becomes_idle_is_closed_for_a_blocked_pool() {
     a.expect(0, 0, 0, 0);
     lease.check_in(hint(0), at(3));
     b.expect(1, 0, 0, 0);
+}
+
+#[test]
+fn nothing_is_closed_for_a_pool_that_could_not_dial_anyway() {
+    let node = Budget::new("node", 2);
+    let (a, b) = two_pools(&[&node]);
+    let (held, permit) = (a.lease(0, at(0)), b.permit(0, at(0)));
+    let mut ticket = b.ticket(0, at(0));
+    permit.fail(at(100));
+    // The freed slot is anybody's; the waiter is in a back-off and leaves it.
+    let second = a.lease(0, at(1));
+    held.check_in(hint(0), at(2));
+    second.check_in(hint(0), at(2));
+    a.expect(2, 0, 0, 0);
+    a.timeouts.run_due(at(100));
+    drop(granted(&mut ticket));
+    a.expect(1, 0, 0, 0);
 }
 
 #[test]
@@ -109,9 +122,7 @@ fn a_raised_limit_serves_the_blocked_and_a_lowered_one_closes_idle() {
     let mut tickets = [b.ticket(0, at(0)), b.ticket(1, at(0))];
     node.set_limit(0, at(1));
     for ticket in &mut tickets {
-        granted(ticket)
-            .fulfil(b.tally.dial())
-            .check_in(hint(0), at(2));
+        granted(ticket).fulfil(b.tally.dial()).check_in(hint(0), at(2));
     }
     assert_eq!(node.used(), 3);
     node.set_limit(2, at(3));

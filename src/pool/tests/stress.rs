@@ -75,10 +75,7 @@ impl Yard {
         let mut dice = Dice(seed * 0x9E37_79B9 + 1);
         let shard = seed as usize % SHARDS;
         while !self.stop.load(Ordering::Relaxed) {
-            let hint = Hint {
-                shard,
-                state: dice.roll(2),
-            };
+            let hint = Hint { shard, state: dice.roll(2) };
             let outcome = match self.pool.checkout(hint, clock::now()) {
                 Checkout::Ready(lease) => Some(Outcome::Handed(lease)),
                 Checkout::Connect(permit) => Some(Outcome::Connect(permit)),
@@ -107,13 +104,7 @@ impl Yard {
         }
         match dice.roll(256) {
             0 => drop(lease),
-            state => lease.check_in(
-                Hint {
-                    shard,
-                    state: state % 2,
-                },
-                clock::now(),
-            ),
+            state => lease.check_in(Hint { shard, state: state % 2 }, clock::now()),
         }
     }
 }
@@ -144,32 +135,19 @@ fn a_hundred_thousand_hand_offs_with_dying_waiters_lose_no_slot() {
         let before = yard.served.load(Ordering::Relaxed);
         thread::sleep(Duration::from_millis(100));
         let late = clock::now().since(begun);
-        assert!(
-            late < Duration::from_secs(120),
-            "{before} served in {late:?}"
-        );
+        assert!(late < Duration::from_secs(120), "{before} served in {late:?}");
     }
     yard.stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().unwrap();
     }
     let seen = yard.pool.snapshot();
-    assert_eq!(
-        (seen.active, seen.connecting, seen.waiting),
-        (0, 0, 0),
-        "{seen:?}"
-    );
+    assert_eq!((seen.active, seen.connecting, seen.waiting), (0, 0, 0), "{seen:?}");
     assert_eq!(yard.tally.open(), seen.idle);
     assert!(seen.idle <= SIZE);
     assert_eq!(seen.rescued_waiters, 0);
-    assert!(
-        seen.returned_by_ticket > 0,
-        "no ticket died while it was handed something"
-    );
-    assert!(
-        seen.waits.cancelled.count > 0 && seen.permits_handed > 0,
-        "{seen:?}"
-    );
+    assert!(seen.returned_by_ticket > 0, "no ticket died while it was handed something");
+    assert!(seen.waits.cancelled.count > 0 && seen.permits_handed > 0, "{seen:?}");
     let handed = seen.hand_offs + seen.permits_handed;
     assert_eq!(seen.waits.served.count, handed);
     thread.stop_and_join();
@@ -182,10 +160,7 @@ fn shared_budgets_and_a_close_under_load_lose_nothing() {
     let node = Budget::new("node", 2);
     let yards = [(), ()].map(|()| {
         let budgets = vec![Arc::clone(&node)];
-        let limits = PoolLimits {
-            size: 0,
-            ..limits()
-        };
+        let limits = PoolLimits { size: 0, ..limits() };
         Yard::new(limits, budgets, timeouts.clone())
     });
     let start = Arc::new(Barrier::new(THREADS));
@@ -203,40 +178,20 @@ fn shared_budgets_and_a_close_under_load_lose_nothing() {
         thread::sleep(Duration::from_millis(5));
         assert!(node.used() <= 2);
         yards[0].pool.bump_generation();
-        yards[1].pool.set_limits(
-            PoolLimits {
-                size: 1,
-                ..limits()
-            },
-            clock::now(),
-        );
-        yards[1].pool.set_limits(
-            PoolLimits {
-                size: 0,
-                ..limits()
-            },
-            clock::now(),
-        );
+        yards[1].pool.set_limits(PoolLimits { size: 1, ..limits() }, clock::now());
+        yards[1].pool.set_limits(PoolLimits { size: 0, ..limits() }, clock::now());
     }
-    let served = yards
-        .each_ref()
-        .map(|yard| yard.served.load(Ordering::Relaxed));
+    let served = yards.each_ref().map(|yard| yard.served.load(Ordering::Relaxed));
     for yard in &yards {
         yard.pool.close();
     }
     for worker in workers {
         worker.join().unwrap();
     }
-    assert!(
-        served.iter().all(|count| *count > 0),
-        "both pools got on: {served:?}"
-    );
+    assert!(served.iter().all(|count| *count > 0), "both pools got on: {served:?}");
     for yard in &yards {
         let seen = yard.pool.snapshot();
-        assert_eq!(
-            (seen.idle, seen.active, seen.connecting, seen.waiting),
-            (0, 0, 0, 0)
-        );
+        assert_eq!((seen.idle, seen.active, seen.connecting, seen.waiting), (0, 0, 0, 0));
         assert_eq!((yard.tally.open(), seen.rescued_waiters), (0, 0));
     }
     assert_eq!(node.used(), 0);

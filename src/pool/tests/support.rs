@@ -31,11 +31,7 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn dial(self: &Arc<Self>) -> Conn {
         let id = self.opened.fetch_add(1, Ordering::Relaxed);
-        Conn {
-            id,
-            state: Cell::new(0),
-            tally: Arc::clone(self),
-        }
+        Conn { id, state: Cell::new(0), tally: Arc::clone(self) }
     }
 
     pub(super) fn open(&self) -> usize {
@@ -109,11 +105,7 @@ pub(super) fn world_with(
     timeouts: TimeoutHandle,
 ) -> World {
     let pool = Pool::new(shards, limits, budgets, timeouts.clone());
-    World {
-        pool,
-        timeouts,
-        tally: Arc::default(),
-    }
+    World { pool, timeouts, tally: Arc::default() }
 }
 
 impl World {
@@ -153,13 +145,7 @@ impl World {
     pub(super) fn expect(&self, idle: usize, active: usize, connecting: usize, waiting: usize) {
         let seen = self.pool.snapshot();
         assert_eq!(
-            (
-                seen.idle,
-                seen.active,
-                seen.connecting,
-                seen.waiting,
-                seen.rescued_waiters
-            ),
+            (seen.idle, seen.active, seen.connecting, seen.waiting, seen.rescued_waiters),
             (idle, active, connecting, waiting, 0),
             "idle, active, connecting, waiting, rescued"
         );
@@ -175,11 +161,7 @@ pub(super) fn poll(ticket: &mut Ticket<Conn>) -> Poll<Outcome<Conn>> {
 pub(super) fn park(ticket: &mut Ticket<Conn>) -> Arc<Bell> {
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(Arc::clone(&bell));
-    assert!(
-        ticket
-            .poll_wait(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    assert!(ticket.poll_wait(&mut Context::from_waker(&waker)).is_pending());
     bell
 }
 

@@ -105,9 +105,7 @@ pub struct BackendKeyData<'a> {
 /// Whoever has the secret can cancel the session's queries, so that it is not shown.
 impl std::fmt::Debug for BackendKeyData<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackendKeyData")
-            .field("pid", &self.pid)
-            .finish_non_exhaustive()
+        f.debug_struct("BackendKeyData").field("pid", &self.pid).finish_non_exhaustive()
     }
 }
 
@@ -161,13 +159,9 @@ pub fn authentication(body: &[u8]) -> Result<Authentication<'_>, DecodeError> {
     let authentication = match cursor.int32()? {
         0 => Authentication::Ok,
         3 => Authentication::CleartextPassword,
-        5 => Authentication::Md5 {
-            salt: cursor.array()?,
-        },
+        5 => Authentication::Md5 { salt: cursor.array()? },
         10 => {
-            let mechanisms = Strings {
-                rest: cursor.rest(),
-            };
+            let mechanisms = Strings { rest: cursor.rest() };
             while !cursor.string()?.is_empty() {}
             Authentication::Sasl { mechanisms }
         }
@@ -190,9 +184,7 @@ impl<'a> Iterator for Strings<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let mut cursor = Cursor::new(self.rest);
-        let string = cursor
-            .string_if_complete()
-            .filter(|string| !string.is_empty())?;
+        let string = cursor.string_if_complete().filter(|string| !string.is_empty())?;
         self.rest = cursor.rest();
         Some(string)
     }
@@ -247,9 +239,7 @@ pub fn negotiate_protocol_version(
     let mut cursor = Cursor::new(body);
     let version = cursor.int32()?.cast_unsigned();
     let count = cursor.int32()?;
-    let unrecognised = Strings {
-        rest: cursor.rest(),
-    };
+    let unrecognised = Strings { rest: cursor.rest() };
     // An empty name would end the iteration early, and names nothing.
     for _ in 0..count {
         if cursor.string()?.is_empty() {
@@ -261,11 +251,7 @@ pub fn negotiate_protocol_version(
     }
     cursor.end()?;
     let (major, minor) = ((version >> 16) as u16, version as u16);
-    Ok(NegotiateProtocolVersion {
-        major,
-        minor,
-        unrecognised,
-    })
+    Ok(NegotiateProtocolVersion { major, minor, unrecognised })
 }
 
 /// A NotificationResponse message.
@@ -290,9 +276,5 @@ pub fn notification_response(body: &[u8]) -> Result<NotificationResponse<'_>, De
     let channel = cursor.string()?;
     let payload = cursor.string()?;
     cursor.end()?;
-    Ok(NotificationResponse {
-        pid,
-        channel,
-        payload,
-    })
+    Ok(NotificationResponse { pid, channel, payload })
 }

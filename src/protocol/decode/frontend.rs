@@ -30,11 +30,7 @@ pub fn parse(body: &[u8]) -> Result<Parse<'_>, DecodeError> {
     let count = usize::from(cursor.count()?);
     let parameter_types = cursor.bytes(count * 4)?;
     cursor.end()?;
-    Ok(Parse {
-        name,
-        query,
-        parameter_types,
-    })
+    Ok(Parse { name, query, parameter_types })
 }
 
 /// The two names that a Bind begins with.
@@ -66,17 +62,9 @@ pub fn bind(available: &[u8], body_len: usize) -> Result<Option<Bind<'_>>, Decod
         && let Some(statement) = cursor.string_if_complete()
     {
         let rest_offset = available.len() - cursor.rest().len();
-        return Ok(Some(Bind {
-            portal,
-            statement,
-            rest_offset,
-        }));
+        return Ok(Some(Bind { portal, statement, rest_offset }));
     }
-    if available.len() < body_len {
-        Ok(None)
-    } else {
-        Err(DecodeError::Unterminated)
-    }
+    if available.len() < body_len { Ok(None) } else { Err(DecodeError::Unterminated) }
 }
 
 /// What a Describe or a Close is about.

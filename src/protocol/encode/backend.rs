@@ -38,9 +38,7 @@ pub fn authentication_md5_password(out: &mut Vec<u8>, salt: [u8; 4]) {
 /// [`EncodeError::EmptyName`], [`EncodeError::EmbeddedNul`], [`EncodeError::TooLong`].
 pub fn authentication_sasl(out: &mut Vec<u8>, mechanisms: &[&[u8]]) -> Result<(), EncodeError> {
     authentication(out, 10, |out| {
-        mechanisms
-            .iter()
-            .try_for_each(|mechanism| list_item(out, mechanism))?;
+        mechanisms.iter().try_for_each(|mechanism| list_item(out, mechanism))?;
         out.push(0);
         Ok(())
     })
@@ -171,9 +169,7 @@ pub fn negotiate_protocol_version(
     backend_message(out, backend::NEGOTIATE_PROTOCOL_VERSION, |out| {
         out.extend_from_slice(&(3 << 16 | u32::from(minor)).to_be_bytes());
         out.extend_from_slice(&count.to_be_bytes());
-        unrecognised
-            .iter()
-            .try_for_each(|name| list_item(out, name.as_ref()))
+        unrecognised.iter().try_for_each(|name| list_item(out, name.as_ref()))
     })
 }
 

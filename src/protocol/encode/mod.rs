@@ -90,9 +90,7 @@ fn counted(
         if length > length_max {
             return Err(EncodeError::TooLong);
         }
-        let word = out
-            .get_mut(start..start + 4)
-            .expect("BUG: the length word was written above");
+        let word = out.get_mut(start..start + 4).expect("BUG: the length word was written above");
         word.copy_from_slice(&length.to_be_bytes());
         Ok(())
     });
@@ -118,11 +116,7 @@ pub(super) fn string(out: &mut Vec<u8>, string: &[u8]) -> Result<(), EncodeError
 
 /// A string in a list that an empty one ends.
 fn list_item(out: &mut Vec<u8>, item: &[u8]) -> Result<(), EncodeError> {
-    if item.is_empty() {
-        Err(EncodeError::EmptyName)
-    } else {
-        string(out, item)
-    }
+    if item.is_empty() { Err(EncodeError::EmptyName) } else { string(out, item) }
 }
 
 #[cfg(test)]

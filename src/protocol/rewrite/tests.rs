@@ -34,9 +34,7 @@ fn a_bind_is_rewritten_from_any_prefix_that_has_its_names() {
 fn a_bind_may_shrink_and_keeps_an_empty_portal() {
     let frame = bind_frame(b"", b"some_name");
     let header = frame::frontend_header(&frame).unwrap().unwrap();
-    let names = decode::bind(&frame[HEADER_LEN..], header.body_len())
-        .unwrap()
-        .unwrap();
+    let names = decode::bind(&frame[HEADER_LEN..], header.body_len()).unwrap().unwrap();
     let mut out = Vec::new();
     let resume = bind(&mut out, header, &names, b"").unwrap();
     out.extend_from_slice(&frame[resume..]);
@@ -47,40 +45,23 @@ fn a_bind_may_shrink_and_keeps_an_empty_portal() {
 fn a_bind_that_would_exceed_the_cap_is_refused_untouched() {
     let len = frame::LARGE_LENGTH_MAX as usize + 1;
     let header = Header { tag: b'B', len };
-    let names = Bind {
-        portal: b"",
-        statement: b"ab",
-        rest_offset: 4,
-    };
+    let names = Bind { portal: b"", statement: b"ab", rest_offset: 4 };
     let mut out = Vec::new();
     assert_eq!(bind(&mut out, header, &names, b"xy"), Ok(9));
     assert_eq!(out, b"B\x3f\xff\xff\xfe\0xy\0");
     out.clear();
-    assert_eq!(
-        bind(&mut out, header, &names, b"xyz"),
-        Err(EncodeError::TooLong)
-    );
+    assert_eq!(bind(&mut out, header, &names, b"xyz"), Err(EncodeError::TooLong));
     assert_eq!(out, b"");
 }
 
 #[test]
 fn a_bind_of_another_frame_or_a_bad_name_is_refused_untouched() {
-    let names = Bind {
-        portal: b"p",
-        statement: b"s",
-        rest_offset: 4,
-    };
+    let names = Bind { portal: b"p", statement: b"s", rest_offset: 4 };
     let mut out = b"before".to_vec();
     let short = Header { tag: b'B', len: 8 };
-    assert_eq!(
-        bind(&mut out, short, &names, b"s"),
-        Err(EncodeError::TooLong)
-    );
+    assert_eq!(bind(&mut out, short, &names, b"s"), Err(EncodeError::TooLong));
     let header = Header { tag: b'B', len: 20 };
-    assert_eq!(
-        bind(&mut out, header, &names, b"a\0b"),
-        Err(EncodeError::EmbeddedNul)
-    );
+    assert_eq!(bind(&mut out, header, &names, b"a\0b"), Err(EncodeError::EmbeddedNul));
     assert_eq!(out, b"before");
 }
 
@@ -90,13 +71,7 @@ fn parse_describe_and_close_get_the_new_name() {
     let mut out = Vec::new();
     parse(&mut out, &original, b"new").unwrap();
     let renamed = decode::parse(&out[HEADER_LEN..]).unwrap();
-    assert_eq!(
-        renamed,
-        Parse {
-            name: b"new",
-            ..original
-        }
-    );
+    assert_eq!(renamed, Parse { name: b"new", ..original });
 
     for (rewrite, tag) in [(describe as fn(&mut _, &_, &_) -> _, b'D'), (close, b'C')] {
         for (body, name) in [(b"Sold\0", b"new"), (b"Pold\0", b"old")] {

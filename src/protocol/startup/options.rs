@@ -32,10 +32,7 @@ fn split_setting(setting: &[u8]) -> Option<Parameter> {
     if name.is_empty() {
         return None;
     }
-    let name = name
-        .iter()
-        .map(|&byte| if byte == b'-' { b'_' } else { byte })
-        .collect();
+    let name = name.iter().map(|&byte| if byte == b'-' { b'_' } else { byte }).collect();
     Some((name, value.get(1..)?.into()))
 }
 

@@ -18,10 +18,7 @@ fn parse(body: &[u8]) -> Result<Startup, StartupError> {
 fn options(text: &str) -> Result<Vec<(String, String)>, StartupError> {
     let text_of = |bytes: Box<[u8]>| String::from_utf8(bytes.into()).unwrap();
     let settings = parse_options(text.as_bytes())?;
-    Ok(settings
-        .into_iter()
-        .map(|(name, value)| (text_of(name), text_of(value)))
-        .collect())
+    Ok(settings.into_iter().map(|(name, value)| (text_of(name), text_of(value))).collect())
 }
 
 fn refused(text: &str) -> String {
@@ -39,10 +36,7 @@ fn a_startup_message_is_taken_apart() {
     )
     .unwrap();
     assert_eq!((startup.major, startup.minor), (3, 0));
-    assert_eq!(
-        (&*startup.user, &*startup.database),
-        (&b"alice"[..], &b"shop"[..])
-    );
+    assert_eq!((&*startup.user, &*startup.database), (&b"alice"[..], &b"shop"[..]));
     let names: Vec<&[u8]> = startup.parameters.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, [&b"application_name"[..], b"client_encoding"]);
     assert_eq!(startup.options, [(b"geqo"[..].into(), b"off"[..].into())]);
@@ -70,15 +64,9 @@ fn requests_are_told_apart_and_report_what_they_took() {
     let mut ssl = packet(SSL_REQUEST_CODE, b"");
     ssl.extend_from_slice(b"Q plaintext behind it");
     assert_eq!(initial(&ssl), Ok(Some((Initial::Ssl, 8))));
-    assert_eq!(
-        initial(&packet(GSSENC_REQUEST_CODE, b"")),
-        Ok(Some((Initial::GssEnc, 8)))
-    );
+    assert_eq!(initial(&packet(GSSENC_REQUEST_CODE, b"")), Ok(Some((Initial::GssEnc, 8))));
     let cancel = packet(CANCEL_REQUEST_CODE, b"\0\0\0\x07secretsecret");
-    let expected = Initial::Cancel {
-        pid: 7,
-        secret: b"secretsecret".to_vec(),
-    };
+    let expected = Initial::Cancel { pid: 7, secret: b"secretsecret".to_vec() };
     assert_eq!(initial(&cancel), Ok(Some((expected, 24))));
 }
 
@@ -89,14 +77,8 @@ fn a_cancel_secret_has_4_to_256_bytes() {
         let result = initial(&packet(CANCEL_REQUEST_CODE, &body));
         assert_eq!(result.is_ok(), good, "{secret_len}: {result:?}");
     }
-    assert_eq!(
-        initial(&packet(CANCEL_REQUEST_CODE, b"")),
-        Err(StartupError::Length)
-    );
-    assert_eq!(
-        initial(&packet(SSL_REQUEST_CODE, b"x")),
-        Err(StartupError::Length)
-    );
+    assert_eq!(initial(&packet(CANCEL_REQUEST_CODE, b"")), Err(StartupError::Length));
+    assert_eq!(initial(&packet(SSL_REQUEST_CODE, b"x")), Err(StartupError::Length));
 }
 
 #[test]
@@ -122,26 +104,15 @@ fn negotiation_is_needed_for_newer_minors_and_protocol_options() {
 fn replication_is_a_boolean_or_database() {
     let of = |value: &str| parse(format!("user\0u\0replication\0{value}\0\0").as_bytes());
     for value in ["true", "T", "yes", "y", "ON", "1", "tru"] {
-        assert_eq!(
-            of(value).unwrap().replication,
-            Some(Replication::Physical),
-            "{value}"
-        );
+        assert_eq!(of(value).unwrap().replication, Some(Replication::Physical), "{value}");
     }
     for value in ["false", "f", "NO", "n", "off", "of", "0"] {
         assert_eq!(of(value).unwrap().replication, None, "{value}");
     }
-    assert_eq!(
-        of("database").unwrap().replication,
-        Some(Replication::Database)
-    );
+    assert_eq!(of("database").unwrap().replication, Some(Replication::Database));
     for value in ["", "o", "2", "truely", "DATABASE"] {
         let error = of(value).unwrap_err();
-        assert_eq!(
-            error.sqlstate(),
-            SqlState::INVALID_PARAMETER_VALUE,
-            "{value}"
-        );
+        assert_eq!(error.sqlstate(), SqlState::INVALID_PARAMETER_VALUE, "{value}");
         assert!(error.to_message().unwrap().hint.is_some());
     }
 }
@@ -156,28 +127,19 @@ fn the_options_of_a_replication_connection_are_left_alone() {
 #[test]
 fn options_know_both_forms_and_backslashes() {
     let pairs = |expected: &[(&str, &str)]| -> Result<Vec<(String, String)>, StartupError> {
-        Ok(expected
-            .iter()
-            .map(|(n, v)| (n.to_string(), v.to_string()))
-            .collect())
+        Ok(expected.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect())
     };
     assert_eq!(options(""), pairs(&[]));
     assert_eq!(options(" \t\n\x0b\x0c\r "), pairs(&[]));
     assert_eq!(options("-c a=b"), pairs(&[("a", "b")]));
-    assert_eq!(
-        options("  -ca=b --c-d=e  "),
-        pairs(&[("a", "b"), ("c_d", "e")])
-    );
+    assert_eq!(options("  -ca=b --c-d=e  "), pairs(&[("a", "b"), ("c_d", "e")]));
     assert_eq!(options(r"-c a=b\ c\\d\'e"), pairs(&[("a", r"b c\d'e")]));
     assert_eq!(
         options(r"-c t\imezone=\P  -c    d\=x=1"),
         pairs(&[("timezone", "P"), ("d", "x=1")])
     );
     assert_eq!(options("--a="), pairs(&[("a", "")]));
-    assert_eq!(
-        options("-c a=b=c -c a=2"),
-        pairs(&[("a", "b=c"), ("a", "2")])
-    );
+    assert_eq!(options("-c a=b=c -c a=2"), pairs(&[("a", "b=c"), ("a", "2")]));
     assert_eq!(options("-c a=b\\"), pairs(&[("a", "b")]));
 }
 
@@ -190,9 +152,6 @@ fn an_option_that_is_no_setting_is_named() {
     assert_eq!(refused("--"), "--");
     assert_eq!(refused("--=x"), "--=x");
     assert_eq!(refused("\\ "), " ");
-    let message = parse(b"user\0u\0options\0-d\0\0")
-        .unwrap_err()
-        .to_message()
-        .unwrap();
+    let message = parse(b"user\0u\0options\0-d\0\0").unwrap_err().to_message().unwrap();
     assert_eq!(message.detail.as_deref(), Some("The option is \"-d\"."));
 }

@@ -108,10 +108,7 @@ fn without_progress_there_is_no_deviation() {
 #[test]
 fn rate_limits_do_not_confuse() {
     let report = Report::parse(RATE_LIMITED).unwrap();
-    assert_eq!(
-        (report.tps, report.latency_ms, report.failed),
-        (88.215_624, 0.450, Some(0))
-    );
+    assert_eq!((report.tps, report.latency_ms, report.failed), (88.215_624, 0.450, Some(0)));
 }
 
 #[test]
@@ -124,10 +121,7 @@ fn a_number_of_transactions_may_be_of_how_many() {
 
 #[test]
 fn failures_are_counted() {
-    assert_eq!(
-        Report::parse(SERIALIZATION_FAILURES).unwrap().failed,
-        Some(22_133)
-    );
+    assert_eq!(Report::parse(SERIALIZATION_FAILURES).unwrap().failed, Some(22_133));
     let other = SERIALIZATION_FAILURES.replace("average =", "average (including failures) =");
     assert_eq!(Report::parse(&other).unwrap().latency_ms, 0.329);
 }
@@ -136,10 +130,7 @@ fn failures_are_counted() {
 fn a_run_without_any_transaction_has_no_report() {
     assert_eq!(Report::parse(ALL_ABORTED), Err(ReportProblem::NothingDone));
     assert_eq!(Report::parse(""), Err(ReportProblem::NoLine("tps")));
-    assert_eq!(
-        Report::parse("tps = 1.0 (x)\n"),
-        Err(ReportProblem::NoLine("latency average"))
-    );
+    assert_eq!(Report::parse("tps = 1.0 (x)\n"), Err(ReportProblem::NoLine("latency average")));
     assert_eq!(
         Report::parse("tps = NaN (x)\nlatency average = 1.0 ms\n"),
         Err(ReportProblem::NoLine("tps"))
@@ -154,49 +145,25 @@ fn before_version_14_the_rate_without_connecting_counts() {
 
 #[test]
 fn progress_lines_are_recognised() {
-    let progress: Vec<Progress> = SERIALIZATION_FAILURES
-        .lines()
-        .filter_map(Progress::parse)
-        .collect();
+    let progress: Vec<Progress> =
+        SERIALIZATION_FAILURES.lines().filter_map(Progress::parse).collect();
     let expected = [
-        Progress {
-            at_seconds: 1.0,
-            tps: 5127.3,
-            latency_ms: 0.335,
-        },
-        Progress {
-            at_seconds: 2.0,
-            tps: 5373.8,
-            latency_ms: 0.323,
-        },
+        Progress { at_seconds: 1.0, tps: 5127.3, latency_ms: 0.335 },
+        Progress { at_seconds: 2.0, tps: 5373.8, latency_ms: 0.323 },
     ];
     assert_eq!(progress, expected);
     // Version 14 says nothing of failures; a second without transactions has no latency.
     let line = "progress: 3.0 s, 88.2 tps, lat 0.450 ms stddev 1.278";
-    assert_eq!(
-        Progress::parse(line).map(|progress| progress.tps),
-        Some(88.2)
-    );
+    assert_eq!(Progress::parse(line).map(|progress| progress.tps), Some(88.2));
     let none = "progress: 4.0 s, 0.0 tps, lat NaN ms stddev NaN, 0 failed";
-    for line in [
-        none,
-        "progress: ",
-        "tps = 1.0",
-        "progress: 1.0 s, x tps, lat 1 ms",
-        "",
-    ] {
+    for line in [none, "progress: ", "tps = 1.0", "progress: 1.0 s, x tps, lat 1 ms", ""] {
         assert_eq!(Progress::parse(line), None, "{line}");
     }
 }
 
 #[test]
 fn latencies_come_from_the_third_word() {
-    let lines = [
-        "0 3 33 0 1795515991 582899",
-        "0 11 failed 0 1795515992 603398",
-        "",
-        "1 2",
-    ];
+    let lines = ["0 3 33 0 1795515991 582899", "0 11 failed 0 1795515992 603398", "", "1 2"];
     assert_eq!(lines.map(latency_us), [Some(33), None, None, None]);
 }
 
