@@ -176,6 +176,8 @@ fn plan_clean_up(session: &Session, end: &SessionEnd) -> CleanUp {
         session.mode == crate::config::PoolMode::Session || general.server_reset_query_always;
     CleanUp {
         departure: match end {
+            // Its socket may fail before its last answers are written: what it asked for stands.
+            SessionEnd::ClientIo(_) if session.terminated => Departure::Terminated,
             SessionEnd::Terminated => Departure::Terminated,
             _ => Departure::Vanished,
         },

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -128,6 +129,23 @@ impl Transport {
             Self::Closed => return Err(closed()),
         }
         Ok(())
+    }
+
+    /// Writes what the kernel takes at once, past the reactor: for a socket that has just moved,
+    /// of whose readiness nothing is known yet. 0 if it takes nothing.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = match self {
+            Self::Tcp(s) => SockRef::from(s).send(bytes),
+            Self::Unix(s) => SockRef::from(s).send(bytes),
+            Self::Closed => Err(closed()),
+        };
+        match sent {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
     }
 
     /// The peer's address.

@@ -52,6 +52,8 @@ pub struct Server {
     pub unsent: Vec<u8>,
     /// The message that is passing through in pieces.
     pub streaming: Streaming,
+    /// The reactor has not looked at the socket yet: the first bytes are written past it.
+    just_moved: bool,
     /// A FATAL error was received: the connection is about to end.
     pub doomed: bool,
     /// What the console and the cancel table know of it.
@@ -220,6 +222,7 @@ impl Server {
             carry: Vec::new(),
             unsent: Vec::new(),
             streaming: Streaming::default(),
+            just_moved: false,
             doomed: false,
             shared,
             watch,
@@ -263,6 +266,7 @@ impl Server {
         let pool = self.watch.pool.clone();
         (self.watch, self.watch_waker) = IdleWatch::new(pool, inbox);
         self.home = home;
+        self.just_moved = true;
         Ok(())
     }
 
@@ -313,7 +317,8 @@ impl Server {
     /// Sends `bytes`, keeping what the socket does not take. Nothing may be unsent before.
     pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> std::io::Result<()> {
         debug_assert!(self.unsent.is_empty());
-        let mut sent = 0;
+        let moved = std::mem::take(&mut self.just_moved);
+        let mut sent = if moved { self.transport.write_now(bytes)? } else { 0 };
         while sent < bytes.len() {
             match self.transport.poll_write(cx, &bytes[sent..]) {
                 Poll::Ready(Ok(n)) => sent += n,

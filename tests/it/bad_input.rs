@@ -602,6 +602,7 @@ fn a09_a_replayed_scram_exchange_is_refused() {
     wire.send(&last);
     exchange.finish(&wire.expect(b'R')[4..]).unwrap();
     assert_eq!(wire.expect(b'R'), 0_i32.to_be_bytes(), "the first time it is right");
+    drop(wire);
     let mut wire = asked(&stage);
     wire.send(&first);
     wire.expect(b'R');
