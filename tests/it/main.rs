@@ -1,9 +1,17 @@
 //! The integration tests: one binary, so that all share one real PostgreSQL.
 
 mod bad_input;
+mod cancel;
+mod console;
 mod demo;
+mod direct;
 mod gone;
+mod limits;
+mod pgbench;
+mod readme;
+mod servers;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 mod support_selftest;
+mod transactions;

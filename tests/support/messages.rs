@@ -149,6 +149,20 @@ pub fn columns(body: &[u8]) -> Vec<Option<String>> {
     (0..count).map(|_| next()).collect()
 }
 
+/// The column names of a RowDescription.
+pub fn column_names(body: &[u8]) -> Vec<String> {
+    /// Table, column, type, its size and modifier, format.
+    const AFTER_NAME: usize = 18;
+    let count = u16::from_be_bytes([body[0], body[1]]);
+    let mut rest = &body[2..];
+    let mut next = || {
+        let name = text(rest);
+        rest = &rest[name.len() + 1 + AFTER_NAME..];
+        String::from_utf8_lossy(name).into_owned()
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 fn kind_and_name(tag: u8, kind: u8, name: &str) -> Vec<u8> {
     let mut body = vec![kind];
     push_text(&mut body, name);

@@ -1,0 +1,314 @@
+//! Cancel requests: the right key cancels the query that its client runs at that moment and
+//! nothing else, ever. The names X01 to X07 are those of the project's table of faults.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::stage::{Counts, PATIENCE, Stage};
+use crate::support::fake_postgres::{Event, FakePostgres, Step};
+use crate::support::pgbaton::{Config, Pgbaton, eventually};
+use crate::support::wire::{self, Login, Reply, Wire, cancel, with_length};
+
+const CANCEL_REQUEST: i32 = 80_877_102;
+
+fn cancel_client(stage: &Stage, client: &Wire) {
+    cancel(stage.pgbaton.address(), client.pid, &client.secret);
+}
+
+fn code(reply: &Reply) -> &str {
+    reply.error.as_ref().map_or("", |error| error.code())
+}
+
+#[test]
+fn x01_the_right_key_cancels_and_the_session_goes_on() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    for _ in 0..3 {
+        stage.start_query(&mut client, "select pg_sleep(600)");
+        cancel_client(&stage, &client);
+        let reply = client.receive_reply().unwrap();
+        assert_eq!((code(&reply), reply.status), ("57014", b'I'), "{reply:?}");
+        assert_eq!(client.query("select 'usable'").value(), "usable");
+    }
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x01_a_cancel_in_a_transaction_fails_it_and_the_server_stays_linked() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    client.query("begin");
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    cancel_client(&stage, &client);
+    let reply = client.receive_reply().unwrap();
+    assert_eq!((code(&reply), reply.status), ("57014", b'E'), "{reply:?}");
+    assert_eq!(client.query_error("select 1").code(), "25P02");
+    client.query("rollback");
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x01_a_cancel_in_a_pipeline_cancels_what_runs() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    client.send(&wire::parse("", "select pg_sleep(600)"));
+    client.send(&[wire::bind("", "", &[]), wire::execute("", 0)].concat());
+    client.send(&[wire::sync(), wire::query("select 'next'")].concat());
+    stage.wait_until_runs("pg_sleep(600)");
+    cancel_client(&stage, &client);
+    let reply = client.receive_reply().unwrap();
+    assert_eq!(code(&reply), "57014", "{reply:?}");
+    assert_eq!(client.receive_reply().unwrap().value(), "next");
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x01_in_session_mode_too() {
+    let mut stage = Stage::with(1, |config| config.set("pool_mode", "\"session\""));
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    cancel_client(&stage, &client);
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
+    assert_eq!(client.query("select 'usable'").value(), "usable");
+    drop(client);
+    stage.assert_settled(0);
+}
+
+#[test]
+fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
+    let mut stage = Stage::open(1);
+    let mut other = stage.client();
+    other.query("select 1");
+    let gone = {
+        let mut gone = stage.client();
+        gone.query("select 1");
+        (gone.pid, gone.secret.clone())
+    };
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    let backend = stage.backends()[0];
+    let own = (client.pid, client.secret.clone());
+    let flipped = |bit: usize| {
+        let mut secret = own.1.clone();
+        secret[bit / 8] ^= 1 << (bit % 8);
+        secret
+    };
+    let address = stage.pgbaton.address();
+    for bit in 0..own.1.len() * 8 {
+        cancel(address, own.0, &flipped(bit));
+    }
+    for (pid, secret) in [
+        (own.0, vec![0; 4]),
+        (own.0, vec![0; 256]),
+        (own.0, own.1.repeat(8)),
+        (own.0 + 1, own.1.clone()),
+        (0, own.1.clone()),
+        (-1, own.1.clone()),
+        (i32::MAX, own.1.clone()),
+        (i32::MIN, vec![0; 4]),
+        (other.pid, own.1.clone()),
+        (own.0, other.secret.clone()),
+        // The server's own process id is no client's.
+        (backend, own.1.clone()),
+        gone,
+    ] {
+        cancel(address, pid, &secret);
+    }
+    client.expect_silence(Duration::from_millis(50));
+    cancel_client(&stage, &client);
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
+    assert_eq!(other.query("select 'unharmed'").value(), "unharmed");
+    stage.assert_settled(2);
+}
+
+#[test]
+fn x02_keys_are_pgbatons_own_and_differ() {
+    let stage = Stage::open(1);
+    let clients: Vec<Wire> = (0..20).map(|_| stage.client()).collect();
+    let mut pids: Vec<_> = clients.iter().map(|client| client.pid).collect();
+    let mut secrets: Vec<_> = clients.iter().map(|client| client.secret.clone()).collect();
+    let backend = stage.backends();
+    assert!(pids.iter().all(|pid| !backend.contains(pid)), "{pids:?}");
+    pids.sort_unstable();
+    pids.dedup();
+    secrets.sort_unstable();
+    secrets.dedup();
+    assert_eq!((pids.len(), secrets.len()), (20, 20));
+    assert!(secrets.iter().all(|secret| secret.len() == 4), "3.0 knows four bytes");
+}
+
+#[test]
+fn x03_a_cancel_of_an_idle_client_never_hits_a_later_query() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    let mut stranger = stage.client();
+    client.query("select 1");
+    for n in 0..50 {
+        cancel_client(&stage, &client);
+        for client in [&mut client, &mut stranger] {
+            let reply = client.query(&format!("select {n} from pg_sleep(0.002)"));
+            assert_eq!(reply.value(), n.to_string());
+        }
+    }
+    stage.assert_settled(2);
+}
+
+#[test]
+fn x04_cancels_racing_the_end_of_queries_hit_no_stranger() {
+    const ROUNDS: usize = 200;
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    client.query("select 1");
+    let (pid, secret, address) = (client.pid, client.secret.clone(), stage.pgbaton.address());
+    let mut cancelled = 0;
+    thread::scope(|scope| {
+        let login = stage.login();
+        let stranger = scope.spawn(move || {
+            let mut stranger = Wire::login(address, &login);
+            for n in 0..ROUNDS {
+                let reply = stranger.query(&format!("select {n} from pg_sleep(0.003)"));
+                assert_eq!(reply.value(), n.to_string());
+            }
+        });
+        let canceller = scope.spawn(move || {
+            for n in 0..ROUNDS {
+                // Now early, now late: about the length of a query.
+                thread::sleep(Duration::from_micros(u64::try_from(n % 20).unwrap() * 300));
+                cancel(address, pid, &secret);
+            }
+        });
+        while !canceller.is_finished() || !stranger.is_finished() {
+            let reply = client.try_query("select 'mine' from pg_sleep(0.003)").unwrap();
+            match code(&reply) {
+                "" => assert_eq!(reply.value(), "mine"),
+                "57014" => cancelled += 1,
+                other => panic!("{other}: {reply:?}"),
+            }
+        }
+        stranger.join().expect("no stranger was hit");
+        canceller.join().unwrap();
+    });
+    assert!(cancelled > 0, "not one of {ROUNDS} cancels came in time");
+    drop(client);
+    stage.assert_settled(0);
+}
+
+#[test]
+fn x05_a_cancel_of_a_waiting_client_harms_nobody() {
+    let mut stage = Stage::open(1);
+    let mut holder = stage.client();
+    stage.start_query(&mut holder, "select 'held' from pg_sleep(0.5)");
+    let mut waiting = stage.client();
+    waiting.send(&wire::query("select 'waited'"));
+    stage.wait_for_waiting(1);
+    cancel_client(&stage, &waiting);
+    assert_eq!(holder.receive_reply().unwrap().value(), "held", "a stranger was hit");
+    let reply = waiting.receive_reply().unwrap();
+    // It may also be told that it was cancelled.
+    assert!(code(&reply) == "57014" || reply.value() == "waited", "{reply:?}");
+    stage.assert_settled(2);
+}
+
+#[test]
+fn x06_malformed_cancel_requests_are_closed() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    let code = CANCEL_REQUEST.to_be_bytes();
+    let pid = client.pid.to_be_bytes();
+    for body in [
+        code.to_vec(),
+        [code, pid].concat(),
+        [&code[..], &pid, &client.secret[..3]].concat(),
+        [&code[..], &pid, &[7; 300]].concat(),
+        [&code[..], &pid, &[7; 9_000]].concat(),
+    ] {
+        let mut wire = Wire::connect(stage.pgbaton.address());
+        wire.send(&with_length(&body));
+        while let Ok(message) = wire.receive() {
+            assert_eq!(message.tag, b'E', "{message:?}");
+        }
+    }
+    client.expect_silence(Duration::from_millis(50));
+    cancel_client(&stage, &client);
+    client.receive_reply().unwrap();
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x06_a_flood_of_cancels_leaves_nothing() {
+    let mut stage = Stage::open(1);
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    let files = stage.pgbaton.open_files();
+    let body = [&CANCEL_REQUEST.to_be_bytes()[..], &client.pid.to_be_bytes(), &client.secret];
+    let request = with_length(&body.concat());
+    let flood: Vec<Wire> = (0..200)
+        .map(|_| {
+            let mut wire = Wire::connect(stage.pgbaton.address());
+            wire.send(&request);
+            wire
+        })
+        .collect();
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
+    for mut wire in flood {
+        wire.expect_closed();
+    }
+    let back = eventually(PATIENCE, || stage.pgbaton.open_files() <= files);
+    assert!(back, "{} files, were {files}", stage.pgbaton.open_files());
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x07_a_cancel_that_cannot_reach_its_server_ends_by_itself() {
+    // The server takes the cancel's connection and never closes it.
+    let stalling = vec![Step::Login, Step::Expect(b'Q'), Step::Stall];
+    let fake = FakePostgres::start(vec![stalling, vec![Step::Stall]]);
+    let config = Config::new().set("cancel_wait_timeout", "1").database_at(
+        "app",
+        fake.address(),
+        "pool_size = 1",
+    );
+    let mut pgbaton = Pgbaton::start(&config);
+    let mut client = Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+    client.send(&wire::query("select"));
+    fake.wait_for(|event| matches!(event, Event::Message(0, b'Q', _)));
+    cancel(pgbaton.address(), client.pid, &client.secret);
+    client.expect_silence(Duration::from_millis(50));
+    assert!(pgbaton.is_running());
+}
+
+#[test]
+fn a_cancel_reaches_the_server_with_the_servers_own_key() {
+    let fake = FakePostgres::start(vec![vec![Step::Login, Step::Expect(b'Q'), Step::Drain]]);
+    let config = Config::new().database_at("app", fake.address(), "pool_size = 1");
+    let pgbaton = Pgbaton::start(&config);
+    let mut client = Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+    client.send(&wire::query("select"));
+    fake.wait_for(|event| matches!(event, Event::Message(0, b'Q', _)));
+    cancel(pgbaton.address(), client.pid, &client.secret);
+    fake.wait_for(|event| *event == Event::Cancel(1000, vec![1, 2, 3, 4]));
+}
+
+#[test]
+fn clients_of_protocol_3_2_get_long_keys_that_work() {
+    let mut stage = Stage::open(1);
+    let mut client = Wire::connect(stage.pgbaton.address());
+    let mut body = (3_i32 << 16 | 2).to_be_bytes().to_vec();
+    body.extend(format!("user\0tester\0database\0{}\0\0", stage.database).as_bytes());
+    client.send(&with_length(&body));
+    client.authenticate(&stage.login()).unwrap();
+    assert!((5..=256).contains(&client.secret.len()), "{:?}", client.secret);
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    let address = stage.pgbaton.address();
+    let mut wrong = client.secret.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    cancel(address, client.pid, &wrong);
+    client.expect_silence(Duration::from_millis(50));
+    cancel(address, client.pid, &client.secret);
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
+    drop(client);
+    let settled = Counts { sv_idle: 1, ..Counts::default() };
+    assert!(eventually(PATIENCE, || stage.counts() == settled));
+    stage.assert_settled(0);
+}
