@@ -155,7 +155,7 @@ fn client_row(client: &ClientShared, now: Tick) -> Vec<Cell> {
         "0".to_owned(),
         String::new(),
         String::from_utf8_lossy(name).into_owned(),
-        "0".to_owned(),
+        client.statement_count.load(Ordering::Relaxed).to_string(),
         client.id.to_string(),
     ]
 }

@@ -41,8 +41,9 @@ pub struct Hub {
     pub tasks: Tasks,
     /// pgbaton is stopping: consoles end at once.
     pub stopping: CancellationToken,
-    /// Client connections, those still logging in included.
-    pub client_count: AtomicUsize,
+    /// Clients that count against `max_client_conn`: all but consoles and those who have not
+    /// said yet who they are.
+    client_count: AtomicUsize,
     next_client_id: AtomicU64,
     /// SCRAM verifiers made from plain passwords.
     pub verifiers: Verifiers,
@@ -100,17 +101,23 @@ impl Drop for Registration {
     }
 }
 
-/// A connection's place among `max_client_conn`; given back when dropped.
+/// A connection's place on its worker; given back when dropped.
 #[derive(Debug)]
-pub struct ClientPlace {
-    hub: Arc<Hub>,
-    worker: Arc<Worker>,
+pub struct WorkerPlace(Arc<Worker>);
+
+impl Drop for WorkerPlace {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
 }
+
+/// A client's place among `max_client_conn`; given back when dropped.
+#[derive(Debug)]
+pub struct ClientPlace(Arc<Hub>);
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        self.hub.client_count.fetch_sub(1, Ordering::Relaxed);
-        self.worker.load.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,13 +141,20 @@ impl Hub {
         })
     }
 
-    /// Takes a place for a new connection on a worker, beyond any limit: who is refused is told
-    /// so by its own session.
+    /// Takes a place for a new connection on a worker.
     #[must_use]
-    pub fn take_place(self: &Arc<Self>, worker: &Arc<Worker>) -> ClientPlace {
-        self.client_count.fetch_add(1, Ordering::Relaxed);
+    pub fn take_worker_place(&self, worker: &Arc<Worker>) -> WorkerPlace {
         worker.load.fetch_add(1, Ordering::Relaxed);
-        ClientPlace { hub: self.clone(), worker: worker.clone() }
+        WorkerPlace(worker.clone())
+    }
+
+    /// Takes one of `max` places for clients, if one is free.
+    #[must_use]
+    pub fn take_client_place(self: &Arc<Self>, max: usize) -> Option<ClientPlace> {
+        let before = self.client_count.fetch_add(1, Ordering::Relaxed);
+        // Made before the comparison, so that a refused one is given back as well.
+        let place = ClientPlace(self.clone());
+        (before < max).then_some(place)
     }
 
     /// The worker with the fewest connections.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::end::{LoginError, SessionEnd};
-use super::hub::{ClientPlace, Hub, Worker};
+use super::hub::{Hub, Worker, WorkerPlace};
 use super::login::{self, ConsoleClient, LoggedIn};
 use super::session::{Link, Session};
 use crate::net::{Listener, Transport};
@@ -51,7 +51,7 @@ fn is_peers_doing(e: &io::Error) -> bool {
 
 fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
     let worker = hub.least_loaded().clone();
-    let place = hub.take_place(&worker);
+    let place = hub.take_worker_place(&worker);
     let handle = worker.handle.clone();
     let accepted = Box::new(Accepted { hub: hub.clone(), worker, transport, console });
     hub.tasks.spawn(&handle, serve(accepted, place));
@@ -67,7 +67,7 @@ struct Accepted {
 
 /// One connection, from its first byte to its last. What is held while a client is idle is the
 /// session's box and its place; login, console and clean-up are boxed.
-async fn serve(accepted: Box<Accepted>, place: ClientPlace) {
+async fn serve(accepted: Box<Accepted>, place: WorkerPlace) {
     let serving = Box::pin(log_in(accepted)).await;
     match serving {
         Serving::Nobody => {}
@@ -132,7 +132,9 @@ async fn run(mut session: Box<Session>) {
 }
 
 async fn finish(mut session: Box<Session>, end: SessionEnd) {
-    if let Some(message) = end.client_message() {
+    if let Some(message) = end.client_message()
+        && !session.cut_off
+    {
         session.send_last(&message);
     }
     let link = std::mem::replace(&mut session.link, Link::Unlinked);

@@ -4,11 +4,10 @@
 //! borrowed for the login goes back to its pool or is closed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::cancel;
 use super::end::LoginError;
-use super::hub::{Hub, Registration, Worker};
+use super::hub::{ClientPlace, Hub, Registration, Worker};
 use super::routes;
 use super::session::{Link, PoolClient, Session};
 use crate::config::{AuthType, Config, PoolMode};
@@ -65,6 +64,7 @@ pub enum Ready {
 /// What a session is made of, beside its socket.
 #[derive(Debug)]
 pub struct SessionParts {
+    place: ClientPlace,
     hub: Arc<Hub>,
     worker: Arc<Worker>,
     registration: Registration,
@@ -83,6 +83,7 @@ impl Ready {
             }
             Self::Session(parts) => LoggedIn::Session(Box::new(Session {
                 transport: framed.transport,
+                _place: parts.place,
                 registration: parts.registration,
                 hub: parts.hub,
                 worker: parts.worker,
@@ -97,6 +98,8 @@ impl Ready {
                 startup_settings: parts.settings.clone(),
                 settings: parts.settings,
                 names: None,
+                resetting: false,
+                cut_off: false,
                 terminated: false,
             })),
         }
@@ -129,7 +132,7 @@ pub async fn login(
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         return console(hub, &config, framed, user).await;
     }
-    admit(hub, &config, &startup)?;
+    let place = admit(hub, &config, &startup)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
     let Some(pool) = routes::pool(hub, &config, &database, &user) else {
         return Err(LoginError::refused(
@@ -160,6 +163,7 @@ pub async fn login(
     }
     let mode = pool.settings.load().mode;
     Ok(Ready::Session(Box::new(SessionParts {
+        place,
         hub: hub.clone(),
         worker: worker.clone(),
         registration,
@@ -170,20 +174,20 @@ pub async fn login(
 }
 
 /// Whether there is room for this client, and a way to serve it.
-fn admit(hub: &Hub, config: &Config, startup: &Startup) -> Result<(), LoginError> {
-    if hub.client_count.load(Ordering::Relaxed) > config.general.max_client_conn {
-        return Err(LoginError::refused(
+fn admit(hub: &Arc<Hub>, config: &Config, startup: &Startup) -> Result<ClientPlace, LoginError> {
+    let place = hub.take_client_place(config.general.max_client_conn).ok_or_else(|| {
+        LoginError::refused(
             SqlState::TOO_MANY_CONNECTIONS,
             "no more connections allowed (max_client_conn)",
-        ));
-    }
+        )
+    })?;
     if startup.replication.is_some() {
         return Err(LoginError::refused(
             SqlState::FEATURE_NOT_SUPPORTED,
             "replication connections are not supported",
         ));
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Reads up to the StartupMessage, answering what may come before it.

@@ -4,6 +4,7 @@
 //! not take is copied to its connection. While that is so, nothing more is read for it: a slow
 //! reader stops its own server and nothing else.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use super::end::SessionEnd;
@@ -18,6 +19,7 @@ use crate::protocol::TransactionStatus;
 use crate::protocol::encode;
 use crate::protocol::ledger::{Expects, Owed};
 use crate::protocol::splice::Splice;
+use crate::server::cleanup;
 use crate::server::replies::{self, ReplyObserver};
 use crate::server::{Server, ServerFault, ServerLease, Settings, idle, is_tracked};
 
@@ -75,7 +77,8 @@ impl Session {
         let blocked = !self.unsent.is_empty()
             || !lease.unsent.is_empty()
             || lease.ledger.len() >= OWED_MAX
-            || self.terminated;
+            || self.terminated
+            || self.resetting;
         if blocked {
             return Ok(false);
         }
@@ -136,6 +139,13 @@ impl Session {
         }
     }
 
+    /// Has the console know how many names the client has taken.
+    pub(super) fn publish_names(&self) {
+        if let Some(names) = &self.names {
+            self.client().statement_count.store(names.len() as u64, Relaxed);
+        }
+    }
+
     pub(super) fn statements_max(&self) -> Option<std::num::NonZeroUsize> {
         match self.mode {
             PoolMode::Session => None,
@@ -166,6 +176,13 @@ impl Session {
             let walked = match replies::walk(&mut lease, &mut observer, input, &mut scratch.output)
             {
                 Ok(walked) => walked,
+                Err(_) if self.resetting => {
+                    // The client has had its answers; only the server is no good.
+                    self.resetting = false;
+                    self.client().unlink();
+                    lease.discard();
+                    return Replied::Released(Next::State(Link::Unlinked));
+                }
                 Err(fault) => {
                     let end = SessionEnd::Server(ServerFault::Reply(fault));
                     return Replied::Released(self.end_linked(lease, end));
@@ -176,12 +193,15 @@ impl Session {
                 lease.settings = self.settings.clone();
                 *self.client().settings.lock() = self.settings.clone();
             }
-            let kept = if self.mode == PoolMode::Transaction && lease.is_free() && !self.terminated
-            {
+            let is_over = self.mode == PoolMode::Transaction && lease.is_free() && !self.terminated;
+            let kept = if is_over && self.starts_reset(cx, &mut lease) {
+                Ok(lease)
+            } else if is_over {
                 self.release(lease)
             } else {
                 Ok(lease)
             };
+            self.publish_names();
             if let Err(e) = self.deliver(cx, walked.bytes) {
                 return Replied::Released(match kept {
                     Ok(lease) => self.end_linked(lease, SessionEnd::ClientIo(e)),
@@ -194,6 +214,26 @@ impl Session {
                 Err(link) => Replied::Released(Next::State(link)),
             }
         })
+    }
+
+    /// With `server_reset_query_always`, has the server run that query before it is given back.
+    /// False if there is none to be run, or it has been.
+    fn starts_reset(&mut self, cx: &mut Context<'_>, server: &mut Server) -> bool {
+        let settings = self.pool.settings.load();
+        let Some(query) = settings.reset_query.as_deref() else { return false };
+        if std::mem::take(&mut self.resetting) {
+            cleanup::forget_what_was_reset(server, query);
+            return false;
+        }
+        let mut message = Vec::new();
+        if encode::query(&mut message, query.as_bytes()).is_err() {
+            return false;
+        }
+        server.ledger.push(Owed::pooler(Expects::Query));
+        self.resetting = true;
+        // A failure shows at the next read, which ends the link.
+        let _ = server.send(cx, &message);
+        true
     }
 
     /// Gives a free server back. `Err` is the state that follows.

@@ -57,6 +57,8 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
     let settings = PoolSettings {
         mode: route.pool_mode,
         limits,
+        reset_query: (general.server_reset_query_always && !general.server_reset_query.is_empty())
+            .then(|| Arc::from(general.server_reset_query.as_str())),
         statements_max: NonZeroUsize::new(general.max_prepared_statements),
         endpoint: endpoint(&route.host, route.port),
         dbname: route.dbname.clone(),

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use super::end::SessionEnd;
-use super::hub::{Hub, Registration, Worker};
+use super::hub::{ClientPlace, Hub, Registration, Worker};
 use super::requests::First;
 use super::shared::{ClientShared, ClientState, Signal};
 use super::statements::ClientStatements;
@@ -75,6 +75,7 @@ impl std::ops::Deref for PoolClient {
 /// A logged-in client.
 pub struct Session {
     pub(super) transport: Transport,
+    pub(super) _place: ClientPlace,
     pub(super) registration: Registration,
     pub(super) hub: Arc<Hub>,
     pub(super) worker: Arc<Worker>,
@@ -96,6 +97,10 @@ pub struct Session {
     pub(super) names: Option<Box<ClientStatements>>,
     /// `carry` may hold whole messages that came with the login.
     pub(super) carry_is_unread: bool,
+    /// `server_reset_query` runs on the linked server; the client's transaction is over.
+    pub(super) resetting: bool,
+    /// The client has got a part of a message that will never be whole: it cannot be told why.
+    pub(super) cut_off: bool,
     /// The client has said Terminate; what it asked for before is still under way.
     pub(super) terminated: bool,
 }
@@ -184,6 +189,7 @@ impl Session {
                     output,
                 )
             {
+                self.publish_names();
                 return Poll::Ready(match self.deliver(cx, output) {
                     Ok(()) => Next::State(Link::Unlinked),
                     Err(e) => Next::End(SessionEnd::ClientIo(e)),
@@ -335,7 +341,10 @@ impl Session {
     /// Ends with a server in hand: clean-up is the task's last act.
     pub(super) fn end_linked(&mut self, lease: ServerLease, end: SessionEnd) -> Next {
         match end {
-            SessionEnd::Server(_) => lease.discard(),
+            SessionEnd::Server(_) => {
+                self.cut_off = lease.streaming.left_bytes > 0 && lease.streaming.visible;
+                lease.discard();
+            }
             _ => self.link = Link::Linked(lease),
         }
         Next::End(end)

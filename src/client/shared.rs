@@ -70,6 +70,8 @@ pub struct ClientShared {
     pub connected_at: Tick,
     /// When its present state began, microseconds of [`Tick`].
     pub state_since_us: AtomicU64,
+    /// Statement names it has taken, for the console.
+    pub statement_count: AtomicU64,
     /// Its settings, for the console.
     pub settings: Mutex<Arc<Settings>>,
     secret: [u8; SECRET_BYTES],
@@ -118,6 +120,7 @@ impl ClientShared {
             local: new.local,
             connected_at: now,
             state_since_us: AtomicU64::new(now.as_micros()),
+            statement_count: AtomicU64::new(0),
             settings: Mutex::new(new.settings),
             secret: new.secret,
             state: AtomicU8::new(ClientState::Idle as u8),

@@ -38,6 +38,11 @@ impl ClientStatements {
         self.unanswered.clear();
     }
 
+    /// Names taken.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
     /// The oldest unanswered Parse of this statement has succeeded.
     pub fn answered(&mut self, statement_id: u64) {
         self.take_unanswered(statement_id);

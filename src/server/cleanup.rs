@@ -115,12 +115,18 @@ async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpErr
     }
     if let Some(reset_query) = &plan.reset_query {
         query(server, reset_query).await?;
-        if reset_query.trim().trim_end_matches(';').eq_ignore_ascii_case("DISCARD ALL") {
-            server.statements.clear();
-            server.settings = Arc::default();
-        }
+        forget_what_was_reset(server, reset_query);
     }
     if server.is_free() { Ok(()) } else { Err(CleanUpError::NotIdle(server.tx)) }
+}
+
+/// Forgets of a server what a reset query has taken from it.
+pub fn forget_what_was_reset(server: &mut Server, reset_query: &str) {
+    let query = reset_query.trim().trim_end_matches(';').trim();
+    if query.eq_ignore_ascii_case("DISCARD ALL") {
+        server.statements.clear();
+        server.settings = Arc::default();
+    }
 }
 
 /// Runs a query of our own and waits for its end.

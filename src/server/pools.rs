@@ -45,6 +45,8 @@ pub struct PoolSettings {
     pub mode: PoolMode,
     /// Limits of the generic pool.
     pub limits: PoolLimits,
+    /// `server_reset_query`, if it runs after every transaction.
+    pub reset_query: Option<Arc<str>>,
     /// Prepared statements kept per server; `None` leaves statement names alone.
     pub statements_max: Option<NonZeroUsize>,
     /// Where the server listens.

@@ -363,7 +363,8 @@ fn idle_servers_of_one_user_make_room_for_another() {
     let mut client = Wire::login(stage.pgbaton.address(), &other);
     assert_eq!(client.query("select current_user").value(), SCRAM_ROLE);
     assert_eq!(holders[0].query("select current_user").value(), SUPERUSER);
-    assert!(stage.backends().len() <= 2);
+    // A backend that was told to go takes its moment.
+    assert!(eventually(PATIENCE, || stage.backends().len() <= 2));
 }
 
 #[test]
@@ -417,10 +418,9 @@ fn a_client_that_sends_and_never_reads_is_held_back() {
     let login = stage.login();
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            greedy.send(&request.repeat(50_000));
-            for _ in 0..50_000 {
-                assert_eq!(greedy.receive_reply().unwrap().value().len(), 1000);
-            }
+            // More than all buffers between can hold: the sender is stuck, and gives up.
+            greedy.set_timeout(Duration::from_secs(2));
+            assert!(greedy.try_send(&request.repeat(50_000)).is_err(), "it was not held back");
         });
         let mut other = Wire::login(address, &login);
         let mut most = 0;

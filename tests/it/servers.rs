@@ -365,7 +365,7 @@ fn ends_of_messages(bytes: &[u8]) -> Vec<usize> {
 fn v03_a_server_that_dies_after_any_byte_of_its_reply_gives_an_error_and_no_false_end() {
     let reply = whole_reply();
     let dying = |k: usize| {
-        let end = if k % 2 == 0 { Step::Close } else { Step::Reset };
+        let end = if k.is_multiple_of(2) { Step::Close } else { Step::Reset };
         // A reset throws away what was not read yet: the pause lets it be read.
         let pause = Step::Pause(Duration::from_millis(5));
         let part = Step::Send(reply[..k].to_vec());
