@@ -55,7 +55,10 @@ impl Session {
                 }
                 Replied::Released(next) => return Poll::Ready(next),
             };
-            if self.terminated && (lease.ledger.is_empty() || lease.ledger.in_copy_in()) {
+            let ledger = &lease.ledger;
+            let is_stuck = ledger.in_copy_in() || ledger.needs_sync();
+            // Without a Sync that will never come, the server has no reason to say more.
+            if self.terminated && (ledger.is_empty() || is_stuck) {
                 return Poll::Ready(self.end_linked(lease, SessionEnd::Terminated));
             }
             if !requested && !replied {

@@ -1,7 +1,7 @@
 //! What a client learns at its login, compared with PostgreSQL's own greeting.
 
 use super::Ways;
-use crate::support::wire::{self, Login, query};
+use crate::support::wire::Login;
 
 /// The greeting's parameters, sorted: their order has no meaning.
 fn greetings(adapt: impl Fn(Login) -> Login) -> Vec<Vec<(String, String)>> {
@@ -50,15 +50,4 @@ fn keys_are_fresh_for_every_client() {
     keys.dedup();
     assert_eq!(keys.len(), 6);
     assert!(keys.iter().all(|(pid, secret)| *pid > 0 && secret.len() >= 4));
-}
-
-#[test]
-fn defaults_come_back_to_what_the_login_asked_for() {
-    for reset in ["reset timezone", "discard all", "set timezone to default", "reset all"] {
-        let mut ways = Ways::open_with(|login| login.parameter("TimeZone", "Asia/Tokyo"));
-        ways.same(&query("set timezone = 'America/Lima'"));
-        ways.same(&query(reset));
-        let reply = ways.same(&query("show timezone"));
-        assert_eq!(wire::columns(&reply[1].body), [Some("Asia/Tokyo".into())], "{reset}");
-    }
 }

@@ -122,46 +122,6 @@ fn a_parse_that_does_not_succeed_leaves_its_name_free() {
     }
 }
 
-#[test]
-fn a_parse_that_does_not_succeed_leaves_its_name_free_in_a_pipeline_too() {
-    for steps in names_that_stay_free() {
-        let reply = same(&steps.concat());
-        assert_eq!(wire::tags(&reply), "EZEZ12DCZ");
-        assert_eq!(errors(&reply, b'C'), ["42601", "26000"]);
-    }
-}
-
-fn skipped_close() -> Vec<Vec<u8>> {
-    groups(&[
-        parse("stays", "select 1"),
-        [parse("", "selekt 1"), close(b'S', "stays")].concat(),
-        run("stays", &[]),
-    ])
-}
-
-#[test]
-fn a_close_that_is_skipped_closes_nothing() {
-    assert_eq!(wire::tags(&same_in_steps(&skipped_close())), "1ZEZ2DCZ");
-}
-
-#[test]
-fn a_close_that_is_skipped_closes_nothing_in_a_pipeline_too() {
-    assert_eq!(wire::tags(&same(&skipped_close().concat())), "1ZEZ2DCZ");
-}
-
-#[test]
-fn a_parse_behind_a_skipped_close_finds_its_name_taken() {
-    let steps = groups(&[
-        parse("stays", "select 1"),
-        [parse("", "selekt 1"), close(b'S', "stays")].concat(),
-        parse("stays", "select 2"),
-        run("stays", &[]),
-    ]);
-    let reply = same_in_steps(&steps);
-    assert_eq!(wire::tags(&reply), "1ZEZEZ2DCZ");
-    assert_eq!(errors(&reply, b'C'), ["42601", "42P05"]);
-}
-
 /// Each way to forget all names, with uses of them behind it.
 fn forgetting() -> Vec<Vec<Vec<u8>>> {
     let by_query = ["deallocate all", "discard all", "DeAllocate  Prepare ALL"];
@@ -188,15 +148,6 @@ fn deallocate_all_and_discard_all_forget_every_name() {
 }
 
 #[test]
-fn deallocate_all_and_discard_all_forget_every_name_in_a_pipeline_too() {
-    for steps in forgetting() {
-        let reply = same(&steps.concat());
-        assert_eq!(errors(&reply, b'C'), ["26000", "26000"], "{reply:?}");
-        assert!(wire::tags(&reply).ends_with("EZEZ12DCZ"), "{reply:?}");
-    }
-}
-
-#[test]
 fn a_statement_parsed_in_a_transaction_survives_its_rollback() {
     let script = [
         query("begin"),
@@ -207,23 +158,6 @@ fn a_statement_parsed_in_a_transaction_survives_its_rollback() {
         sync(),
     ];
     assert_eq!(same_tags(&script), "CZ1ZCZ2DCZ");
-}
-
-#[test]
-fn a_parse_in_a_failed_transaction_is_refused() {
-    let script = [
-        query("begin; select 1/0"),
-        parse("late", "select 1"),
-        sync(),
-        parse("late", "rollback"),
-        run("late", &[]),
-        sync(),
-        run("late", &[]),
-        sync(),
-    ];
-    let reply = same(&script.concat());
-    assert_eq!(statuses(&reply), "EEII");
-    assert_eq!(wire::tags(&reply), "CEZEZ12CZ2NCZ");
 }
 
 #[test]
