@@ -13,6 +13,8 @@ use super::hub::{Hub, Worker, WorkerPlace};
 use super::login::{self, ConsoleClient, LoggedIn};
 use super::session::{Link, Session};
 use crate::net::{Listener, Transport};
+use crate::observe::logs::one_line;
+use crate::protocol::SqlState;
 use crate::server::ServerLease;
 use crate::server::cleanup::{self, CleanUp, Departure};
 use crate::server::idle;
@@ -93,7 +95,16 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
     let peer = transport.peer_addr();
     let mut framed = crate::server::framed::Framed::new(transport);
     let config = hub.config.load_full();
-    let attempt = login::login(&hub, &worker, &mut framed);
+    let attempt = async {
+        // Cancel-safe: a login that is dropped leaves nothing behind but its socket.
+        tokio::select! {
+            result = login::login(&hub, &worker, &mut framed) => result,
+            () = hub.stopping.cancelled() => Err(LoginError::refused(
+                SqlState::CANNOT_CONNECT_NOW,
+                "the pooler is shutting down",
+            )),
+        }
+    };
     let result = match config.general.client_login_timeout {
         Some(limit) => {
             tokio::time::timeout(limit, attempt).await.unwrap_or(Err(LoginError::TimedOut))
@@ -108,7 +119,7 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
         Err(error) => {
             if let Some(message) = error.client_message() {
                 if config.general.log_pooler_errors {
-                    tracing::warn!(client = %peer, "login failed: {message}");
+                    tracing::warn!(client = %peer, "login failed: {}", one_line(&message));
                 }
                 let mut bytes = Vec::new();
                 crate::protocol::encode::error_response(&mut bytes, &message);
@@ -116,7 +127,7 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
                 let last = framed.send(&bytes);
                 let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
             } else if !matches!(error, LoginError::NoSession) {
-                tracing::debug!(client = %peer, "login failed: {error}");
+                tracing::debug!(client = %peer, "login failed: {}", one_line(&error));
             }
             Serving::Nobody
         }
@@ -132,6 +143,9 @@ async fn run(mut session: Box<Session>) {
 }
 
 async fn finish(mut session: Box<Session>, end: SessionEnd) {
+    if let Link::Linked(lease) = &session.link {
+        session.cut_off |= lease.streaming.left_bytes > 0 && lease.streaming.visible;
+    }
     if let Some(message) = end.client_message()
         && !session.cut_off
     {
@@ -199,12 +213,12 @@ fn log_end(session: &Session, end: &SessionEnd) {
     if told && general.log_pooler_errors {
         tracing::warn!(
             client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
-            "closing: {end}"
+            "closing: {}", one_line(end)
         );
     } else if general.log_disconnections {
         tracing::info!(
             client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
-            "closing: {end}"
+            "closing: {}", one_line(end)
         );
     }
 }

@@ -297,6 +297,8 @@ impl Session {
         while self.carry.len() < WAITING_BYTES_MAX {
             match self.transport.poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
+                // What it asked for before it said Terminate is carried out all the same.
+                Poll::Ready(Ok(0)) if requests::ends_with_terminate(&self.carry) => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(SessionEnd::ClientClosed),
                 Poll::Ready(Ok(n)) => self.carry.extend_from_slice(&buffer[..n]),
                 Poll::Ready(Err(e)) => return Poll::Ready(SessionEnd::ClientIo(e)),
@@ -366,8 +368,8 @@ impl ReplyObserver for Observer<'_> {
         }
     }
 
-    fn parameter_reported(&mut self, name: &[u8], value: &[u8]) {
-        let Some((_, pool)) = self.context else {
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8], shown: bool) {
+        let Some((_, pool)) = self.context.filter(|_| shown) else {
             return;
         };
         let Ok(text) = std::str::from_utf8(name) else {

@@ -105,6 +105,18 @@ pub fn first(input: &[u8]) -> First {
     }
 }
 
+/// Whether `input`, which begins at a message, ends with a whole Terminate.
+pub fn ends_with_terminate(mut input: &[u8]) -> bool {
+    while let Ok(Some(header)) = frame::frontend_header(input) {
+        let Some(rest) = input.get(header.len..) else { return false };
+        if header.tag == b'X' {
+            return true;
+        }
+        input = rest;
+    }
+    false
+}
+
 /// Whether a message is held back until it is whole: short ones, so that a slow client does not
 /// keep a server waiting, and every Parse, since its text is the statement's identity.
 const fn must_be_whole(header: Header) -> bool {

@@ -130,7 +130,7 @@ impl Session {
         loop {
             match self.client().signalled() {
                 Signal::None => {}
-                Signal::Drain if !matches!(self.link, Link::Unlinked) => {}
+                Signal::Drain if !self.is_at_boundary() => {}
                 Signal::Drain | Signal::Kill => {
                     return Poll::Ready(SessionEnd::Stopped("admin shutdown"));
                 }
@@ -147,6 +147,17 @@ impl Session {
                 Next::State(link) => self.link = link,
                 Next::End(end) => return Poll::Ready(end),
             }
+        }
+    }
+
+    /// Whether the client is between transactions, in either pool mode.
+    fn is_at_boundary(&self) -> bool {
+        match &self.link {
+            Link::Unlinked => true,
+            Link::Linked(lease) => {
+                lease.is_free() && self.streaming_left == 0 && self.carry.is_empty()
+            }
+            _ => false,
         }
     }
 

@@ -39,6 +39,17 @@ pub fn init(format: LogFormat, level: LogLevel) -> Result<(), LogsError> {
     Ok(())
 }
 
+/// Text for a line of the log: what a peer has sent cannot begin a line of its own.
+#[must_use]
+pub fn one_line(text: &impl std::fmt::Display) -> String {
+    let text = text.to_string();
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
+}
+
 /// Changes the level.
 pub fn set_level(level: LogLevel) {
     if let Some(handle) = LEVEL.get() {

@@ -11,7 +11,7 @@ use super::ServerLease;
 use super::cancel::CancelInFlight;
 use super::connection::{Server, ServerState};
 use super::error::ServerFault;
-use super::replies::{self, NoObserver};
+use super::replies::{self, Aftermath};
 use crate::net::{SocketOptions, with_scratch};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode;
@@ -211,8 +211,10 @@ async fn read_replies(server: &mut Server) -> Result<(), ServerFault> {
         with_scratch(|scratch| {
             let filled = ready!(server.poll_fill(cx, &mut scratch.input))?;
             let input = &scratch.input[..filled];
-            let walked = replies::walk(server, &mut NoObserver, input, &mut scratch.output)?;
+            let mut aftermath = Aftermath::default();
+            let walked = replies::walk(server, &mut aftermath, input, &mut scratch.output)?;
             let consumed = walked.consumed;
+            aftermath.apply(server);
             server.keep(&input[consumed..]);
             if server.doomed {
                 return Poll::Ready(Err(ServerFault::Fatal));

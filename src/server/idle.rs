@@ -14,7 +14,7 @@ use super::ServerLease;
 use super::connection::{Server, ServerState, WatchInbox};
 use super::error::ServerFault;
 use super::pools::ServerPool;
-use super::replies::{self, NoObserver};
+use super::replies::{self, Aftermath};
 use crate::pool::Hint;
 use crate::primitives::clock;
 
@@ -87,7 +87,9 @@ pub fn absorb(server: &mut Server, cx: &mut Context<'_>) -> Result<(), ServerFau
         let mut input = std::mem::take(&mut server.carry);
         input.extend_from_slice(&buffer[..n]);
         output.clear();
-        let consumed = replies::walk(server, &mut NoObserver, &input, &mut output)?.consumed;
+        let mut aftermath = Aftermath::default();
+        let consumed = replies::walk(server, &mut aftermath, &input, &mut output)?.consumed;
+        aftermath.apply(server);
         if server.doomed {
             return Err(ServerFault::Fatal);
         }

@@ -24,6 +24,7 @@ use crate::auth::Secret;
 use crate::auth::scram::ClientKeys;
 use crate::config::PoolMode;
 use crate::net::SocketOptions;
+use crate::observe::logs::one_line;
 use crate::pool::{Budget, Permit, Pool, PoolLimits};
 use crate::primitives::{Tick, clock};
 use crate::protocol::error::ErrorMessage;
@@ -298,7 +299,8 @@ impl ServerPool {
             server = %settings.endpoint,
             attempt = attempts,
             retry_in_ms = pause.as_millis(),
-            "server login failed: {error}"
+            "server login failed: {}",
+            one_line(error)
         );
         let retry_at = clock::now().after(pause);
         *self.failure.lock() = Failure {

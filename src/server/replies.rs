@@ -6,6 +6,7 @@
 
 use super::connection::{INSPECT_BYTES_MAX, Server};
 use super::error::error_message;
+use super::settings::is_tracked;
 use crate::protocol::decode::{self, ErrorFields};
 use crate::protocol::encode;
 use crate::protocol::error::{ErrorMessage, Severity};
@@ -19,20 +20,40 @@ pub trait ReplyObserver {
     fn parse_completed(&mut self, statement_id: u64);
     /// A statement will not be prepared: an error came first.
     fn parse_dropped(&mut self, statement_id: u64);
-    /// The server reported a parameter.
-    fn parameter_reported(&mut self, name: &[u8], value: &[u8]);
+    /// The server reported a parameter; `shown` if it did so for the client.
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8], shown: bool);
     /// DEALLOCATE ALL (false) or DISCARD ALL (true) was carried out.
     fn all_discarded(&mut self, settings_too: bool);
 }
 
-/// An observer for replies that nobody waits for any more.
-#[derive(Debug)]
-pub struct NoObserver;
+/// An observer for replies that nobody waits for any more: what a server reports of its settings
+/// is kept, since the next client's are compared with them.
+#[derive(Debug, Default)]
+pub struct Aftermath {
+    reported: Vec<(String, Vec<u8>)>,
+}
 
-impl ReplyObserver for NoObserver {
+impl Aftermath {
+    /// Enters what was reported into the server's settings.
+    pub fn apply(self, server: &mut Server) {
+        for (name, value) in self.reported {
+            server.settings = server.settings.with(&name, Some(&value));
+        }
+    }
+}
+
+impl ReplyObserver for Aftermath {
     fn parse_completed(&mut self, _: u64) {}
     fn parse_dropped(&mut self, _: u64) {}
-    fn parameter_reported(&mut self, _: &[u8], _: &[u8]) {}
+
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
+        if let Ok(name) = std::str::from_utf8(name)
+            && is_tracked(name.as_bytes())
+        {
+            self.reported.push((name.to_owned(), value.to_vec()));
+        }
+    }
+
     fn all_discarded(&mut self, _: bool) {}
 }
 
@@ -188,9 +209,7 @@ fn account(
         },
         b'S' if is_whole => {
             let parameter = decode::parameter_status(body)?;
-            if shown {
-                observer.parameter_reported(parameter.name, parameter.value);
-            }
+            observer.parameter_reported(parameter.name, parameter.value, shown);
         }
         b'1' => {
             if let Some(owed) = reply.completed.filter(|o| shown && o.key != 0) {

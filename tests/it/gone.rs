@@ -180,6 +180,23 @@ fn c02_what_was_never_synced_is_rolled_back() {
 }
 
 #[test]
+fn c02_terminate_behind_an_unfinished_pipeline_ends_it() {
+    let mut stage = stage();
+    for begin in [false, true] {
+        let mut client = stage.client();
+        if begin {
+            client.query("begin");
+        }
+        client.send(&wire::parse("", "insert into t values (1)"));
+        // Without Sync and Flush the server keeps its answers to itself.
+        client.send(&[wire::bind("", "", &[]), wire::execute("", 0), wire::terminate()].concat());
+        drop(client);
+        stage.assert_settled(0);
+        assert_eq!(rows(&stage), "0", "begun: {begin}");
+    }
+}
+
+#[test]
 fn c02_an_error_with_no_sync_behind_it_is_left() {
     let mut stage = stage();
     for way in [Close, Reset, Terminate] {
@@ -554,4 +571,91 @@ fn in_session_mode_a_vanished_clients_server_is_reset() {
     assert_eq!(pid(&mut next), backend);
     assert_ne!(next.query("show work_mem").value(), "77kB");
     assert_eq!(next.query_error("select * from own").code(), "42P01");
+}
+
+#[test]
+fn c07_an_insert_before_terminate_is_carried_out_though_it_had_to_wait() {
+    let mut stage = stage();
+    let mut holder = stage.client();
+    holder.query("begin");
+    let mut client = stage.client();
+    client.send(&[wire::query("insert into t values (1)"), wire::terminate()].concat());
+    stage.wait_for_waiting(1);
+    drop(client);
+    holder.query("commit");
+    drop(holder);
+    stage.assert_settled(0);
+    assert_eq!(rows(&stage), "1");
+}
+
+#[test]
+fn settings_of_a_vanished_transaction_are_not_taken_for_the_servers() {
+    let mut stage = stage();
+    let zone = "Asia/Tokyo";
+    let login = stage.login().parameter("TimeZone", zone);
+    let mut follower = Wire::login(stage.pgbaton.address(), &login);
+    assert_eq!(follower.query("show timezone").value(), zone);
+    for how in ["set timezone", "set local timezone", "set session timezone"] {
+        for way in [Close, Reset, Terminate] {
+            let mut client = stage.client();
+            client.query("begin");
+            client.query(&format!("{how} = '{zone}'"));
+            leave(client, way);
+            // The rollback has undone it, whatever the server had reported before.
+            assert_eq!(follower.query("show timezone").value(), zone, "{how}, {way:?}");
+            let mut other = stage.client();
+            assert_ne!(other.query("show timezone").value(), zone, "{how}, {way:?}");
+        }
+    }
+    drop(follower);
+    stage.assert_settled(0);
+}
+
+#[test]
+fn l09_statements_of_a_vanished_client_can_be_prepared_by_the_next() {
+    let mut stage = stage();
+    let prepare = wire::parse("s", "select 7 as seven");
+    let failing = wire::parse("", "select nonsense");
+    let run = [wire::bind("", "s", &[]), wire::execute("", 0)].concat();
+    for (round, bytes) in [
+        // Answered, unanswered, skipped after an error, in a transaction, half sent.
+        [prepare.clone(), wire::sync()].concat(),
+        [prepare.clone(), wire::flush()].concat(),
+        prepare.clone(),
+        [failing.clone(), prepare.clone(), run.clone()].concat(),
+        [failing.clone(), prepare.clone(), wire::sync()].concat(),
+        [wire::query("begin"), prepare.clone(), run.clone()].concat(),
+        [wire::query("begin"), failing, prepare.clone(), run.clone(), wire::sync()].concat(),
+        [prepare.clone(), run.clone(), wire::close(b'S', "s"), wire::sync()].concat(),
+        [prepare.clone(), wire::sync(), wire::query("deallocate all")].concat(),
+        [&prepare[..], &run[..10]].concat(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        for way in [Close, Reset, Terminate] {
+            let mut client = stage.client();
+            client.send(bytes);
+            // Of every other one the first answer is read, if one is due.
+            if round == 1 || round > 3 && round % 2 == 0 {
+                client.receive().unwrap();
+            }
+            leave(client, way);
+            let mut next = stage.client();
+            next.send(&[prepare.clone(), run.clone(), wire::sync()].concat());
+            let reply = next.receive_reply();
+            let reply = reply.unwrap_or_else(|e| {
+                panic!(
+                    "round {round}, {way:?}: {e:?}, {:?}, {}",
+                    stage.counts(),
+                    stage.pgbaton.log()
+                )
+            });
+            assert!(reply.error.is_none(), "round {round}, {way:?}: {reply:?}");
+            assert_eq!(reply.value(), "7");
+            next.send(&wire::terminate());
+            next.expect_closed();
+        }
+    }
+    stage.assert_settled(0);
 }

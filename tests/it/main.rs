@@ -6,6 +6,7 @@ mod console;
 mod demo;
 mod direct;
 mod gone;
+mod lifecycle;
 mod limits;
 mod pgbench;
 mod readme;

@@ -210,7 +210,7 @@ impl ReplyObserver for Trial {
     fn parse_completed(&mut self, _: u64) {}
     fn parse_dropped(&mut self, _: u64) {}
 
-    fn parameter_reported(&mut self, name: &[u8], value: &[u8]) {
+    fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
         if let Ok(name) = std::str::from_utf8(name)
             && self.accepted.value(name).is_some_and(|v| v != value)
         {
