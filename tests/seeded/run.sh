@@ -17,9 +17,9 @@ run_tests() {
     env RUSTFLAGS="--cfg pgbaton_loom" CARGO_TARGET_DIR="$top/target/loom" \
       CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
       CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_PANIC=unwind \
-      timeout 600 cargo test --locked --release --lib "$filter"
+      timeout 400 cargo test --locked --release --lib "$filter"
   else
-    env CARGO_TARGET_DIR="$top/target/seeded" timeout 600 cargo test --locked --lib "$filter"
+    env CARGO_TARGET_DIR="$top/target/seeded" timeout 400 cargo test --locked --lib "$filter"
   fi
 }
 
@@ -31,15 +31,21 @@ for patch in tests/seeded/*.patch; do
   git ls-files -z | xargs -0 cp --parents -t "$copy/tree"
   (cd "$copy/tree" && patch -s -p1 <"$top/$patch") || { echo "$name: does not apply"; exit 1; }
   log=$copy/$name.log
-  if (cd "$copy/tree" && run_tests "$kind" "$filter") >"$log" 2>&1; then
+  status=0
+  (cd "$copy/tree" && run_tests "$kind" "$filter") >"$log" 2>&1 || status=$?
+  failed=$(grep -cE '^test .* FAILED' "$log" || true)
+  if [ "$status" -eq 0 ]; then
     echo "MISSED  $name"
     missed=$((missed + 1))
-  elif grep -q '^error\(\[\|: could not compile\)' "$log" && ! grep -qE '^test .*FAILED|panicked|SIG' "$log"; then
-    echo "BROKEN  $name: does not compile"
+  elif [ "$status" -eq 124 ]; then
+    echo "caught  $name: a test hangs"
+    caught=$((caught + 1))
+  elif [ "$failed" -eq 0 ]; then
+    echo "BROKEN  $name: no test failed, yet the run did"
     tail -n 20 "$log"
     missed=$((missed + 1))
   else
-    echo "caught  $name: $(grep -cE '^test .* FAILED' "$log" || true) tests failed"
+    echo "caught  $name: $failed tests failed"
     caught=$((caught + 1))
   fi
 done
