@@ -107,11 +107,12 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         let server: &mut Server = lease;
         let mut splice = Splice::new(input, output);
-        if server.tx == TransactionStatus::Idle
+        let is_first = server.tx == TransactionStatus::Idle
             && server.ledger.is_settled()
-            && self.streaming_left == 0
-        {
-            replay_settings(server, &self.settings, &mut splice)?;
+            && self.streaming_left == 0;
+        if is_first && replay_settings(server, &self.settings, &mut splice)? {
+            self.registration.client.unlink();
+            self.replaying = true;
         }
         let mut requests = Requests {
             store: &self.hub.statements,
@@ -192,6 +193,10 @@ impl Session {
                 }
             };
             lease.keep(&input[walked.consumed..]);
+            if self.replaying && !lease.ledger.head_is_poolers() {
+                self.replaying = false;
+                self.registration.client.link(&lease.shared);
+            }
             if !std::sync::Arc::ptr_eq(&before, &self.settings) {
                 lease.settings = self.settings.clone();
                 *self.client().settings.lock() = self.settings.clone();
@@ -316,22 +321,23 @@ enum Replied {
     Released(Next),
 }
 
-/// Puts the query in front that makes the server's settings the client's.
+/// Puts the query in front that makes the server's settings the client's. False if none is needed.
 fn replay_settings(
     server: &mut Server,
     wanted: &std::sync::Arc<Settings>,
     splice: &mut Splice<'_>,
-) -> Result<(), SessionEnd> {
+) -> Result<bool, SessionEnd> {
     if std::sync::Arc::ptr_eq(&server.settings, wanted) {
-        return Ok(());
+        return Ok(false);
     }
-    if let Some(sql) = wanted.replay_sql(&server.settings) {
+    let sql = wanted.replay_sql(&server.settings);
+    if let Some(sql) = &sql {
         encode::query(splice.insert(0), sql.as_bytes())
             .map_err(|e| SessionEnd::Violation(e.into()))?;
         server.ledger.push(Owed::pooler(Expects::Query));
     }
     server.settings = wanted.clone();
-    Ok(())
+    Ok(sql.is_some())
 }
 
 /// Learns from replies what changes for the client.

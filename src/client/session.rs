@@ -97,6 +97,9 @@ pub struct Session {
     pub(super) names: Option<Box<ClientStatements>>,
     /// `carry` may hold whole messages that came with the login.
     pub(super) carry_is_unread: bool,
+    /// A query of the pooler's own runs in front of the client's request: a cancel that hit it would
+    /// leave the request to run under another client's settings, so none is let through.
+    pub(super) replaying: bool,
     /// `server_reset_query` runs on the linked server; the client's transaction is over.
     pub(super) resetting: bool,
     /// The client has got a part of a message that will never be whole: it cannot be told why.

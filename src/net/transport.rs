@@ -148,6 +148,14 @@ impl Transport {
         }
     }
 
+    /// Has the socket closed by a reset: what the peer has not read yet is lost to it.
+    pub fn reset_on_close(&self) {
+        if let Self::Tcp(s) = self {
+            // A socket that is gone already needs no reset.
+            let _ = SockRef::from(s).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
     /// The peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> PeerAddr {

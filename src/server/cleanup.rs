@@ -101,9 +101,12 @@ async fn try_clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLe
             result?;
         }
     }
-    tokio::time::timeout(plan.deadline, make_free(&mut lease, plan))
-        .await
-        .unwrap_or(Err(CleanUpError::TimedOut))?;
+    let cleaned = tokio::time::timeout(plan.deadline, make_free(&mut lease, plan)).await;
+    if cleaned.is_err() {
+        // Queries that wait in the backend's buffer must not run.
+        lease.transport.reset_on_close();
+    }
+    cleaned.unwrap_or(Err(CleanUpError::TimedOut))?;
     Ok(lease)
 }
 
