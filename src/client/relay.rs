@@ -117,6 +117,7 @@ impl Session {
         let mut requests = Requests {
             store: &self.hub.statements,
             statements_max: self.statements_max(),
+            client_id: self.registration.client.id,
             names: &mut self.names,
             streaming_left: &mut self.streaming_left,
         };

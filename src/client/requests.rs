@@ -30,6 +30,8 @@ pub struct Requests<'a> {
     pub store: &'a StatementStore,
     /// `max_prepared_statements`; `None` leaves names alone.
     pub statements_max: Option<NonZeroUsize>,
+    /// Who asks.
+    pub client_id: u64,
     /// The client's names, made when needed.
     pub names: &'a mut Option<Box<ClientStatements>>,
     /// Bytes still to come of a message that is passing through in pieces.
@@ -240,6 +242,7 @@ impl Requests<'_> {
     ) -> Result<(), RequestFault> {
         let parse = decode::parse(seen.body())?;
         if parse.name.is_empty() {
+            server.unnamed_of = self.client_id;
             server.ledger.push(Owed::client(Expects::Parse));
             return Ok(());
         }
@@ -280,6 +283,13 @@ impl Requests<'_> {
     ) -> Result<(), RequestFault> {
         let body = seen.body();
         let bind = decode::bind(body, seen.header.body_len())?.ok_or(DecodeError::Truncated)?;
+        if self.is_strangers(server, bind.statement) {
+            let out = splice.insert(seen.at);
+            let rest = rewrite::bind(out, seen.header, &bind, REFUSED_NAME)?;
+            splice.skip(seen.at, seen.at + rest);
+            refuse_unnamed(server);
+            return Ok(());
+        }
         if let Some(id) = self.make_known(server, splice, seen, bind.statement)? {
             let out = splice.insert(seen.at);
             let rest = rewrite::bind(out, seen.header, &bind, server_name(id).as_bytes())?;
@@ -296,6 +306,11 @@ impl Requests<'_> {
         seen: Seen<'_>,
     ) -> Result<(), RequestFault> {
         let target = decode::describe_or_close(seen.body())?;
+        if target.kind == Target::Statement && self.is_strangers(server, target.name) {
+            encode::describe_statement(splice.replace(seen.at, seen.end()), REFUSED_NAME)?;
+            refuse_unnamed(server);
+            return Ok(());
+        }
         if target.kind == Target::Statement
             && let Some(id) = self.make_known(server, splice, seen, target.name)?
         {
@@ -324,6 +339,11 @@ impl Requests<'_> {
         server.ledger.push(Owed::client(Expects::LocalClose));
         splice.skip(seen.at, seen.end());
         Ok(())
+    }
+
+    /// Whether this is the unnamed statement, and another client's Parse made the server's.
+    const fn is_strangers(&self, server: &Server, name: &[u8]) -> bool {
+        name.is_empty() && server.unnamed_of != self.client_id
     }
 
     /// Sees to it that the server knows the client's statement of this name, by a Parse in front,
@@ -356,6 +376,16 @@ impl Requests<'_> {
 
 /// A name that no server's statement has.
 const REFUSED_NAME: &[u8] = b"pgbaton_refused";
+
+/// A client never runs another's unnamed statement: it is told what it would be told if there were
+/// none, by an error that comes from the server and so fails the transaction too.
+fn refuse_unnamed(server: &mut Server) {
+    server.refusals.push_back(ErrorMessage::error(
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        "unnamed prepared statement does not exist",
+    ));
+    server.ledger.push(Owed::client(Expects::Refused));
+}
 
 /// Enters a statement that is about to be parsed among those the server knows, and closes those
 /// that it has no more room for.

@@ -46,6 +46,8 @@ pub struct Server {
     pub settings: Arc<Settings>,
     /// Prepared statements it knows.
     pub statements: ServerStatements,
+    /// The id of the client whose Parse made the unnamed statement; 0 if nobody's did.
+    pub unnamed_of: u64,
     /// Bytes read that are not a whole message yet.
     pub carry: Vec<u8>,
     /// Bytes accepted for the server that its socket did not take yet.
@@ -219,6 +221,7 @@ impl Server {
             tx: TransactionStatus::Idle,
             settings: Arc::default(),
             statements: ServerStatements::default(),
+            unnamed_of: 0,
             carry: Vec::new(),
             unsent: Vec::new(),
             streaming: Streaming::default(),

@@ -232,11 +232,13 @@ fn account_error(
     if severity.is_some_and(Severity::ends_session) {
         server.doomed = true;
     }
-    let Server { ledger, statements, refusals, .. } = server;
+    let Server { ledger, statements, refusals, unnamed_of, .. } = server;
     let mut replacement = None;
     let mut is_first = true;
     let reply = ledger.receive_error(|owed| {
         match (owed.expects, owed.audience) {
+            // Whether it failed or was skipped, the unnamed statement there is not this client's.
+            (Expects::Parse, Audience::Client) if owed.key == 0 => *unnamed_of = 0,
             (Expects::Parse, Audience::Client) => {
                 statements.remove(owed.key);
                 observer.parse_dropped(owed.key);

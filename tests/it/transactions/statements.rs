@@ -237,3 +237,35 @@ fn a_pool_of_clients_under_way_get_their_own_answers() {
     clients[0].send(&query("select 1"));
     assert_eq!(clients[0].receive_reply().unwrap().value(), "1");
 }
+
+#[test]
+fn nobody_runs_a_strangers_unnamed_statement() {
+    let house = House::open(1, |config| config);
+    let (mut first, mut second) = (house.client(), house.client());
+    prepare(&mut first, "", "select 'first'");
+    assert_eq!(value(&mut first, ""), "first", "its own, on the same server");
+    prepare(&mut second, "", "select 'second'");
+    let mut third = house.client();
+    let ask = [bind("", "", &[]), execute("", 0), sync()].concat();
+    let look = [describe(b'S', ""), sync()].concat();
+    for (stranger, script) in
+        [(&mut first, &ask), (&mut third, &ask)].into_iter().chain([(&mut house.client(), &look)])
+    {
+        stranger.send(script);
+        let error = stranger.expect_error();
+        assert_eq!(error.code(), "26000");
+        assert_eq!(error.message(), "unnamed prepared statement does not exist");
+        assert_eq!(stranger.expect_ready(), b'I');
+    }
+    assert_eq!(value(&mut second, ""), "second", "untouched by all that");
+    // Asked for in a transaction it fails the transaction, as a missing statement does.
+    first.query("begin");
+    first.send(&ask);
+    first.expect_error();
+    assert_eq!(first.expect_ready(), b'E');
+    first.query("rollback");
+    // Parse and Bind together are not concerned.
+    first.send(&[parse("", "select 'again'"), ask.clone()].concat());
+    assert_eq!(first.receive_reply().unwrap().value(), "again");
+    assert_eq!(house.servers(), 1, "all of it on one server");
+}
