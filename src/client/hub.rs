@@ -18,7 +18,7 @@ use crate::auth::scram::Verifier;
 use crate::config::Config;
 use crate::net::{SocketOptions, Transport};
 use crate::server::pools::PoolSet;
-use crate::server::{Settings, StatementStore, WatchInbox};
+use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
 use crate::tasks::Tasks;
 
 /// Clients that one worker can have: the slot's share of a virtual process id.
@@ -60,6 +60,8 @@ pub struct Worker {
     pub handle: Handle,
     /// Its idle servers' inbox.
     pub inbox: Arc<WatchInbox>,
+    /// Unnamed statements that its clients have sent lately.
+    pub recent_statements: RecentStatements,
     /// Connections placed on it.
     pub load: AtomicUsize,
     /// Its logged-in clients. Held for a moment; nothing is locked under it.
@@ -74,6 +76,7 @@ impl Worker {
             index,
             handle,
             inbox: Arc::default(),
+            recent_statements: RecentStatements::default(),
             load: AtomicUsize::new(0),
             clients: Mutex::default(),
         }

@@ -9,18 +9,23 @@
 
 use std::sync::Arc;
 
-use super::statements::ClientStatements;
-use crate::protocol::TransactionStatus;
+use super::statements::{Change, ClientStatements, Found, kept_name};
 use crate::protocol::decode::{self, Target};
 use crate::protocol::encode;
 use crate::protocol::frame::{self, HEADER_LEN};
+use crate::protocol::{TransactionStatus, sql};
 use crate::server::pools::ServerPool;
 use crate::server::{Statement, StatementStore};
+
+/// An idle client has no messages under way, so that none of its names is unclear.
+const NO_GROUP: u64 = 0;
 
 /// One step of the answer.
 enum Step {
     Prepare(Box<[u8]>, Arc<Statement>),
     Close(Box<[u8]>),
+    /// A Query that is a DEALLOCATE.
+    Deallocate(Box<[u8]>),
     Sync,
 }
 
@@ -38,17 +43,21 @@ pub(super) fn answer(
     for step in steps {
         match step {
             Step::Prepare(name, statement) => {
-                let id = statement.id();
-                let names = names.get_or_insert_default();
-                names.insert(&name, statement);
-                names.answered(id);
+                change(names, Change::Take(name, statement));
                 encode::parse_complete(output);
             }
             Step::Close(name) => {
-                if let Some(names) = names {
-                    names.remove(&name);
-                }
+                change(names, Change::Release(name));
                 encode::close_complete(output);
+            }
+            Step::Deallocate(name) => {
+                change(names, Change::Release(name));
+                if let Some(names) = names {
+                    names.forget_unnamed();
+                }
+                let tag = encode::command_complete(output, b"DEALLOCATE");
+                tag.expect("BUG: a tag without a NUL");
+                encode::ready_for_query(output, TransactionStatus::Idle);
             }
             Step::Sync => encode::ready_for_query(output, TransactionStatus::Idle),
         }
@@ -56,7 +65,13 @@ pub(super) fn answer(
     true
 }
 
-/// The steps, if every message is one that needs no server and the last is a Sync.
+fn change(names: &mut Option<Box<ClientStatements>>, change: Change) {
+    let names = names.get_or_insert_default();
+    names.expect(change, NO_GROUP);
+    names.carried_out();
+}
+
+/// The steps, if every message is one that needs no server and the last is a Sync or a Query.
 fn plan(
     store: &StatementStore,
     pool: &ServerPool,
@@ -64,8 +79,10 @@ fn plan(
     input: &[u8],
 ) -> Option<Vec<Step>> {
     // The common case is told by one byte.
-    if !matches!(input.first(), Some(b'P' | b'C' | b'S')) {
-        return None;
+    match input.first() {
+        Some(b'P' | b'C' | b'S') => {}
+        Some(b'Q') if names.is_some_and(|names| names.len() > 0) => {}
+        _ => return None,
     }
     let mut steps: Vec<Step> = Vec::new();
     let mut rest = input;
@@ -75,25 +92,46 @@ fn plan(
         match header.tag {
             b'P' => {
                 let parse = decode::parse(body).ok()?;
-                let taken = names.is_some_and(|n| n.find(parse.name).is_some())
-                    || steps.iter().any(|s| matches!(s, Step::Prepare(n, _) if **n == *parse.name));
+                let name = kept_name(parse.name);
+                let taken = names
+                    .is_some_and(|n| !matches!(n.find(&name, NO_GROUP), Found::Nothing))
+                    || steps.iter().any(|step| step.concerns(&name));
                 let statement = store.find(parse.query, parse.parameter_types)?;
                 if parse.name.is_empty() || taken || !pool.has_parsed(statement.id()) {
                     return None;
                 }
-                steps.push(Step::Prepare(parse.name.into(), statement));
+                steps.push(Step::Prepare(name, statement));
             }
             b'C' => {
                 let close = decode::describe_or_close(body).ok()?;
                 if close.kind != Target::Statement || close.name.is_empty() {
                     return None;
                 }
-                steps.push(Step::Close(close.name.into()));
+                steps.push(Step::Close(kept_name(close.name)));
+            }
+            b'Q' => {
+                let name = kept_name(&sql::deallocated_name(decode::query(body).ok()?)?);
+                // Whether an earlier step takes or frees it is for a server to see.
+                if steps.iter().any(|step| step.concerns(&name))
+                    || !matches!(names?.find(&name, NO_GROUP), Found::Statement(_))
+                {
+                    return None;
+                }
+                steps.push(Step::Deallocate(name));
             }
             b'S' => steps.push(Step::Sync),
             _ => return None,
         }
         rest = rest.get(header.len..)?;
     }
-    matches!(steps.last(), Some(Step::Sync)).then_some(steps)
+    matches!(steps.last(), Some(Step::Sync | Step::Deallocate(_))).then_some(steps)
+}
+
+impl Step {
+    fn concerns(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Prepare(n, _) | Self::Close(n) | Self::Deallocate(n) => **n == *name,
+            Self::Sync => false,
+        }
+    }
 }

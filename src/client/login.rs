@@ -98,6 +98,7 @@ impl Ready {
                 startup_settings: parts.settings.clone(),
                 settings: parts.settings,
                 names: None,
+                stalled: false,
                 replaying: false,
                 resetting: false,
                 cut_off: false,

@@ -9,6 +9,7 @@ pub mod hub;
 pub mod listener;
 mod local;
 pub mod login;
+mod naming;
 mod relay;
 mod requests;
 pub mod routes;

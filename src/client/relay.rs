@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use super::end::SessionEnd;
-use super::requests::{self, Requests, Stop};
+use super::requests::{self, Naming, Requests, Stop};
 use super::session::{Link, Next, Session};
 use super::shared::ClientState;
 use super::statements::ClientStatements;
@@ -17,7 +17,7 @@ use crate::net::{SCRATCH_BYTES, with_scratch};
 use crate::primitives::clock;
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode;
-use crate::protocol::ledger::{Expects, Owed};
+use crate::protocol::ledger::{Expects, Fate, Owed};
 use crate::protocol::splice::Splice;
 use crate::server::cleanup;
 use crate::server::replies::{self, ReplyObserver};
@@ -85,6 +85,9 @@ impl Session {
         if blocked {
             return Ok(false);
         }
+        if self.stalled {
+            return self.poll_stalled(cx, lease);
+        }
         with_scratch(|scratch| {
             let filled = match self.poll_fill(cx, &mut scratch.input) {
                 Poll::Ready(filled) => filled?,
@@ -97,14 +100,36 @@ impl Session {
         })
     }
 
-    /// Sends the whole messages of `input` to the server, and keeps the rest.
+    /// Tries again to send what had to wait for answers. True if some of it was sent.
+    fn poll_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        lease: &mut ServerLease,
+    ) -> Result<bool, SessionEnd> {
+        let waiting = std::mem::take(&mut self.carry);
+        self.stalled = false;
+        let consumed =
+            with_scratch(|scratch| self.forward(cx, lease, &waiting, &mut scratch.output))?;
+        if consumed > 0 {
+            return Ok(true);
+        }
+        self.carry = waiting;
+        // Whatever it waits for may take long: a client that leaves meanwhile is noticed.
+        match self.poll_gone_while_waiting(cx) {
+            Poll::Ready(end) => Err(end),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Sends the whole messages of `input` to the server, and keeps the rest. Gives the number of
+    /// bytes dealt with.
     pub(super) fn forward(
         &mut self,
         cx: &mut Context<'_>,
         lease: &mut ServerLease,
         input: &[u8],
         output: &mut Vec<u8>,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<usize, SessionEnd> {
         let server: &mut Server = lease;
         let mut splice = Splice::new(input, output);
         let is_first = server.tx == TransactionStatus::Idle
@@ -114,10 +139,11 @@ impl Session {
             self.registration.client.unlink();
             self.replaying = true;
         }
+        let naming = self.naming();
         let mut requests = Requests {
             store: &self.hub.statements,
-            statements_max: self.statements_max(),
-            client_id: self.registration.client.id,
+            recent: &self.worker.recent_statements,
+            naming,
             names: &mut self.names,
             streaming_left: &mut self.streaming_left,
         };
@@ -125,8 +151,9 @@ impl Session {
         if !walked.bytes.is_empty() {
             server.send(cx, walked.bytes).map_err(|e| SessionEnd::Server(e.into()))?;
         }
-        let rest = &input[walked.consumed..];
-        if !rest.is_empty() && walked.stop.is_none() {
+        let consumed = walked.consumed;
+        let rest = &input[consumed..];
+        if !rest.is_empty() && matches!(walked.stop, None | Some(Stop::Stall)) {
             self.carry = rest.to_vec();
         }
         // A made-up reply goes out with the server's next one, unless there will be none.
@@ -135,13 +162,12 @@ impl Session {
             replies::take_local_replies(server, &mut observer, &mut self.unsent);
         }
         match walked.stop {
-            None => Ok(()),
-            Some(Stop::Fault(fault)) => Err(SessionEnd::Violation(fault)),
-            Some(Stop::Terminate) => {
-                self.terminated = true;
-                Ok(())
-            }
+            None => {}
+            Some(Stop::Stall) => self.stalled = true,
+            Some(Stop::Fault(fault)) => return Err(SessionEnd::Violation(fault)),
+            Some(Stop::Terminate) => self.terminated = true,
         }
+        Ok(consumed)
     }
 
     /// Has the console know how many names the client has taken.
@@ -151,10 +177,14 @@ impl Session {
         }
     }
 
-    pub(super) fn statements_max(&self) -> Option<std::num::NonZeroUsize> {
-        match self.mode {
-            PoolMode::Session => None,
-            PoolMode::Transaction => self.pool.settings.load().statements_max,
+    pub(super) fn naming(&self) -> Naming {
+        if self.mode == PoolMode::Session {
+            return Naming::Untouched;
+        }
+        let settings = self.pool.settings.load();
+        Naming::Virtual {
+            named_max: settings.statements_max,
+            bytes_max: settings.statement_bytes_max,
         }
     }
 
@@ -202,7 +232,7 @@ impl Session {
                 lease.settings = self.settings.clone();
                 *self.client().settings.lock() = self.settings.clone();
             }
-            let is_over = self.mode == PoolMode::Transaction && lease.is_free() && !self.terminated;
+            let is_over = self.mode != PoolMode::Session && lease.is_free() && !self.terminated;
             let kept = if is_over && self.starts_reset(cx, &mut lease) {
                 Ok(lease)
             } else if is_over {
@@ -246,8 +276,13 @@ impl Session {
     }
 
     /// Gives a free server back. `Err` is the state that follows.
-    fn release(&self, lease: ServerLease) -> Result<ServerLease, Link> {
+    fn release(&mut self, lease: ServerLease) -> Result<ServerLease, Link> {
         self.client().unlink();
+        // What had to wait is the beginning of the next transaction.
+        self.carry_is_unread |= std::mem::take(&mut self.stalled);
+        if let Some(names) = &mut self.names {
+            names.executes_may_forget = false;
+        }
         self.client().set_state(ClientState::Idle, clock::now());
         // No new cancel can begin now that the client is unlinked; one on its way holds the server.
         if !lease.shared.cancels.is_clear() {
@@ -337,6 +372,10 @@ fn replay_settings(
             .map_err(|e| SessionEnd::Violation(e.into()))?;
         server.ledger.push(Owed::pooler(Expects::Query));
     }
+    if sql.is_some() {
+        // Every Query drops it.
+        server.statements.unnamed_lost();
+    }
     server.settings = wanted.clone();
     Ok(sql.is_some())
 }
@@ -360,18 +399,23 @@ impl<'a> Observer<'a> {
 }
 
 impl ReplyObserver for Observer<'_> {
-    fn parse_completed(&mut self, statement_id: u64) {
+    fn parsed(&mut self, statement_id: u64) {
         if let Some((_, pool)) = self.context {
             pool.remember_parsed(statement_id);
         }
-        if let Some(names) = self.names {
-            names.answered(statement_id);
+    }
+
+    fn renamed(&mut self, outcome: Result<(), Fate>) {
+        match (self.names.as_mut(), outcome) {
+            (Some(names), Ok(())) => names.carried_out(),
+            (Some(names), Err(fate)) => names.not_carried_out(fate),
+            (None, _) => {}
         }
     }
 
-    fn parse_dropped(&mut self, statement_id: u64) {
+    fn query_completed(&mut self) {
         if let Some(names) = self.names {
-            names.dropped(statement_id);
+            names.forget_unnamed();
         }
     }
 
@@ -391,7 +435,7 @@ impl ReplyObserver for Observer<'_> {
 
     fn all_discarded(&mut self, settings_too: bool) {
         if let Some(names) = self.names {
-            names.clear();
+            names.forget_names();
         }
         if settings_too && let Some((startup, _)) = self.context {
             *self.settings = startup.clone();

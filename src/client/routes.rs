@@ -60,6 +60,7 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
         reset_query: (general.server_reset_query_always && !general.server_reset_query.is_empty())
             .then(|| Arc::from(general.server_reset_query.as_str())),
         statements_max: NonZeroUsize::new(general.max_prepared_statements),
+        statement_bytes_max: general.max_prepared_statement_bytes,
         endpoint: endpoint(&route.host, route.port),
         dbname: route.dbname.clone(),
         server_user: route.server_user.clone(),

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, ready};
 
 use super::end::SessionEnd;
 use super::hub::{ClientPlace, Hub, Registration, Worker};
-use super::requests::First;
+use super::requests::{First, Naming};
 use super::shared::{ClientShared, ClientState, Signal};
 use super::statements::ClientStatements;
 use crate::config::PoolMode;
@@ -95,8 +95,10 @@ pub struct Session {
     /// What it asked for at login; DISCARD ALL goes back to it.
     pub(super) startup_settings: Arc<Settings>,
     pub(super) names: Option<Box<ClientStatements>>,
-    /// `carry` may hold whole messages that came with the login.
+    /// `carry` may hold whole messages, which came with the login or had to wait.
     pub(super) carry_is_unread: bool,
+    /// `carry` begins with a message that has to wait for answers to earlier ones.
+    pub(super) stalled: bool,
     /// A query of the pooler's own runs in front of the client's request: a cancel that hit it would
     /// leave the request to run under another client's settings, so none is let through.
     pub(super) replaying: bool,
@@ -182,7 +184,8 @@ impl Session {
             let long = std::mem::take(&mut self.carry);
             let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
             let input = self.skip_strays(input);
-            match super::requests::first(input) {
+            let naming = self.naming();
+            match super::requests::first(input, naming) {
                 First::Request => {}
                 First::Incomplete | First::Stray(_) => {
                     self.carry = input.to_vec();
@@ -194,14 +197,9 @@ impl Session {
                 }
             }
             let output = &mut scratch.output;
-            if self.statements_max().is_some()
-                && super::local::answer(
-                    &self.hub.statements,
-                    &self.pool,
-                    &mut self.names,
-                    input,
-                    output,
-                )
+            let names = &mut self.names;
+            if matches!(naming, Naming::Virtual { named_max: Some(_), .. })
+                && super::local::answer(&self.hub.statements, &self.pool, names, input, output)
             {
                 self.publish_names();
                 return Poll::Ready(match self.deliver(cx, output) {
@@ -219,7 +217,7 @@ impl Session {
             let skipped = self.stray_left.min(input.len());
             self.stray_left -= skipped;
             input = &input[skipped..];
-            match super::requests::first(input) {
+            match super::requests::first(input, Naming::Untouched) {
                 First::Stray(header) => self.stray_left = header.len,
                 _ => return input,
             }
@@ -237,7 +235,7 @@ impl Session {
                 Checkout::Ready(lease) => match self.take_over(cx, lease) {
                     Ok(mut lease) => {
                         return match self.forward(cx, &mut lease, input, output) {
-                            Ok(()) => Next::State(Link::Linked(lease)),
+                            Ok(_) => Next::State(Link::Linked(lease)),
                             Err(end) => self.end_linked(lease, end),
                         };
                     }
@@ -319,7 +317,7 @@ impl Session {
         let sent =
             with_scratch(|scratch| self.forward(cx, &mut lease, &input, &mut scratch.output));
         match sent {
-            Ok(()) => Next::State(Link::Linked(lease)),
+            Ok(_) => Next::State(Link::Linked(lease)),
             Err(end) => self.end_linked(lease, end),
         }
     }

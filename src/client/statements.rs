@@ -1,41 +1,149 @@
 //! The prepared statements of one client: its own names for statements of the shared store.
+//!
+//! A name is taken and given up when PostgreSQL would do so: when the message is carried out, not
+//! when it is read. Until its answer has come, a change is *pending*. Within a group of messages a
+//! pending change may be counted on, since an error in front of it has the rest of the group
+//! skipped as well; behind the group's end it is open what it comes to, and whoever asks has to
+//! wait ([`Found::Unclear`]).
+//!
+//! It knows neither servers nor sockets. Invariant: the pending changes are in the order of the
+//! ledger's entries that are marked as renaming, one for each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::protocol::ledger::Fate;
 use crate::server::Statement;
 
-/// A client's names. Made with its first named Parse.
+/// PostgreSQL's names end after this many bytes (NAMEDATALEN).
+const NAME_BYTES_MAX: usize = 63;
+
+/// A client's names. Made with its first Parse.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::quality::RandomState>,
-    /// Names whose Parse has not been answered yet, oldest first. If an error comes before the
-    /// answer, the name was never taken.
-    unanswered: VecDeque<(u64, Box<[u8]>)>,
+    unnamed: Option<Arc<Statement>>,
+    /// Oldest first.
+    pending: VecDeque<Pending>,
+    /// A statement that may forget others has been bound in the present transaction: any Execute
+    /// may run it.
+    pub executes_may_forget: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    group: u64,
+    change: Change,
+}
+
+/// What a message does to a client's names once it is carried out.
+#[derive(Debug)]
+pub enum Change {
+    /// A Parse: the name, empty for the unnamed statement, means this statement.
+    Take(Box<[u8]>, Arc<Statement>),
+    /// A Close or DEALLOCATE: the name is free.
+    Release(Box<[u8]>),
+    /// A Parse of a DEALLOCATE: the first name means the statement, the second is free.
+    TakeAndRelease(Box<[u8]>, Arc<Statement>, Box<[u8]>),
+    /// Something that may take any or all names away; the answer will tell.
+    Open,
+}
+
+/// What a name means at some point among the client's messages.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// This statement.
+    Statement(&'a Arc<Statement>),
+    /// Nothing.
+    Nothing,
+    /// That is open until earlier messages have been answered.
+    Unclear,
+}
+
+impl Change {
+    /// What becomes of this name: nothing, or it means a statement, or it is free.
+    fn of(&self, name: &[u8]) -> Option<Option<&Arc<Statement>>> {
+        match self {
+            Self::Take(taken, statement) => (**taken == *name).then_some(Some(statement)),
+            Self::Release(released) => (**released == *name).then_some(None),
+            Self::TakeAndRelease(taken, statement, released) => {
+                let taken = (**taken == *name).then_some(Some(statement));
+                taken.or_else(|| (**released == *name).then_some(None))
+            }
+            Self::Open => None,
+        }
+    }
+}
+
+/// The part of a name that counts.
+fn significant(name: &[u8]) -> &[u8] {
+    name.get(..NAME_BYTES_MAX).unwrap_or(name)
+}
+
+/// A name as it is kept in a [`Change`].
+pub fn kept_name(name: &[u8]) -> Box<[u8]> {
+    significant(name).into()
 }
 
 impl ClientStatements {
-    /// The statement of this name.
-    #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
-        self.by_name.get(name)
+    /// What a name, empty for the unnamed statement, means to a message of this group.
+    pub fn find(&self, name: &[u8], group: u64) -> Found<'_> {
+        let name = significant(name);
+        for pending in self.pending.iter().rev() {
+            let Some(becomes) = pending.change.of(name) else {
+                if matches!(pending.change, Change::Open) && !name.is_empty() {
+                    return Found::Unclear;
+                }
+                continue;
+            };
+            return match becomes {
+                _ if pending.group != group => Found::Unclear,
+                Some(statement) => Found::Statement(statement),
+                None => Found::Nothing,
+            };
+        }
+        let settled = if name.is_empty() { self.unnamed.as_ref() } else { self.by_name.get(name) };
+        settled.map_or(Found::Nothing, Found::Statement)
     }
 
-    /// Takes a name, until its Parse turns out to have failed.
-    pub fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
-        self.unanswered.push_back((statement.id(), name.into()));
-        self.by_name.insert(name.into(), statement);
+    /// Records a change that a message of this group will make when it is carried out.
+    pub fn expect(&mut self, change: Change, group: u64) {
+        self.pending.push_back(Pending { group, change });
     }
 
-    /// Gives a name up.
-    pub fn remove(&mut self, name: &[u8]) {
-        self.by_name.remove(name);
+    /// The message of the oldest pending change was carried out.
+    pub fn carried_out(&mut self) {
+        match self.pending.pop_front().map(|pending| pending.change) {
+            Some(Change::Take(name, statement)) => self.take(name, statement),
+            Some(Change::Release(name)) => self.release(&name),
+            Some(Change::TakeAndRelease(name, statement, released)) => {
+                self.take(name, statement);
+                self.release(&released);
+            }
+            Some(Change::Open) | None => {}
+        }
     }
 
-    /// Gives all names up.
-    pub fn clear(&mut self) {
+    /// The message of the oldest pending change was not carried out.
+    pub fn not_carried_out(&mut self, fate: Fate) {
+        let change = self.pending.pop_front().map(|pending| pending.change);
+        // PostgreSQL drops the old unnamed statement before it looks at the new one's text.
+        if fate == Fate::Failed
+            && let Some(Change::Take(name, _) | Change::TakeAndRelease(name, ..)) = change
+            && name.is_empty()
+        {
+            self.unnamed = None;
+        }
+    }
+
+    /// DEALLOCATE ALL or DISCARD ALL was carried out. Neither concerns the unnamed statement.
+    pub fn forget_names(&mut self) {
         self.by_name.clear();
-        self.unanswered.clear();
+    }
+
+    /// A Query was carried out: it drops the unnamed statement.
+    pub fn forget_unnamed(&mut self) {
+        self.unnamed = None;
     }
 
     /// Names taken.
@@ -43,21 +151,20 @@ impl ClientStatements {
         self.by_name.len()
     }
 
-    /// The oldest unanswered Parse of this statement has succeeded.
-    pub fn answered(&mut self, statement_id: u64) {
-        self.take_unanswered(statement_id);
-    }
-
-    /// The oldest unanswered Parse of this statement will not succeed.
-    pub fn dropped(&mut self, statement_id: u64) {
-        if let Some(name) = self.take_unanswered(statement_id) {
-            self.by_name.remove(&name);
+    fn take(&mut self, name: Box<[u8]>, statement: Arc<Statement>) {
+        if name.is_empty() {
+            self.unnamed = Some(statement);
+        } else {
+            self.by_name.insert(name, statement);
         }
     }
 
-    fn take_unanswered(&mut self, statement_id: u64) -> Option<Box<[u8]>> {
-        let at = self.unanswered.iter().position(|(id, _)| *id == statement_id)?;
-        self.unanswered.remove(at).map(|(_, name)| name)
+    fn release(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+        } else {
+            self.by_name.remove(name);
+        }
     }
 }
 
@@ -66,16 +173,91 @@ mod tests {
     use super::*;
     use crate::server::StatementStore;
 
+    fn take(name: &[u8], statement: &Arc<Statement>) -> Change {
+        Change::Take(kept_name(name), statement.clone())
+    }
+
+    fn is(names: &ClientStatements, name: &[u8], group: u64, statement: &Arc<Statement>) -> bool {
+        matches!(names.find(name, group), Found::Statement(s) if Arc::ptr_eq(s, statement))
+    }
+
     #[test]
-    fn a_failed_parse_leaves_its_name_free() {
+    fn a_pending_name_counts_in_its_group_and_is_unclear_behind_it() {
         let store = StatementStore::default();
-        let mut names = ClientStatements::default();
         let one = store.intern(b"select 1", &[0, 0]);
-        names.insert(b"a", one.clone());
-        names.answered(one.id());
-        names.insert(b"b", one.clone());
-        names.dropped(one.id());
-        assert!(names.find(b"a").is_some());
-        assert!(names.find(b"b").is_none());
+        let mut names = ClientStatements::default();
+        names.expect(take(b"a", &one), 1);
+        assert!(is(&names, b"a", 1, &one));
+        assert!(matches!(names.find(b"a", 2), Found::Unclear));
+        assert!(matches!(names.find(b"b", 2), Found::Nothing));
+        names.carried_out();
+        assert!(is(&names, b"a", 2, &one));
+        names.expect(Change::Release(kept_name(b"a")), 2);
+        assert!(matches!(names.find(b"a", 2), Found::Nothing));
+        names.not_carried_out(Fate::Skipped);
+        assert!(is(&names, b"a", 3, &one), "its Close was skipped");
+    }
+
+    #[test]
+    fn a_failed_parse_leaves_its_name_free_and_takes_the_unnamed_statement_away() {
+        let store = StatementStore::default();
+        let one = store.intern(b"select 1", &[0, 0]);
+        let mut names = ClientStatements::default();
+        for name in [&b""[..], b"a"] {
+            names.expect(take(name, &one), 1);
+            names.carried_out();
+        }
+        for (fate, is_there) in [(Fate::Skipped, true), (Fate::Failed, false)] {
+            names.expect(take(b"", &store.intern(b"select 2", &[0, 0])), 2);
+            names.not_carried_out(fate);
+            assert_eq!(is(&names, b"", 3, &one), is_there);
+        }
+        names.expect(take(b"b", &one), 2);
+        names.not_carried_out(Fate::Failed);
+        assert!(matches!(names.find(b"b", 3), Found::Nothing));
+    }
+
+    #[test]
+    fn what_may_forget_names_makes_all_of_them_unclear_but_those_taken_behind_it() {
+        let store = StatementStore::default();
+        let one = store.intern(b"select 1", &[0, 0]);
+        let mut names = ClientStatements::default();
+        names.expect(take(b"old", &one), 1);
+        names.carried_out();
+        names.expect(Change::Open, 2);
+        assert!(matches!(names.find(b"old", 2), Found::Unclear));
+        assert!(matches!(names.find(b"", 2), Found::Nothing), "names only");
+        names.expect(take(b"new", &one), 2);
+        assert!(is(&names, b"new", 2, &one));
+        names.forget_names();
+        names.carried_out();
+        names.carried_out();
+        assert!(matches!(names.find(b"old", 3), Found::Nothing));
+        assert!(is(&names, b"new", 3, &one));
+    }
+
+    #[test]
+    fn a_deallocate_that_is_parsed_frees_the_name() {
+        let store = StatementStore::default();
+        let one = store.intern(b"select 1", &[0, 0]);
+        let mut names = ClientStatements::default();
+        names.expect(take(b"a", &one), 1);
+        names.carried_out();
+        let change = Change::TakeAndRelease(kept_name(b""), one.clone(), kept_name(b"a"));
+        names.expect(change, 2);
+        assert!(matches!(names.find(b"a", 2), Found::Nothing) && is(&names, b"", 2, &one));
+        names.carried_out();
+        assert_eq!(names.len(), 0);
+    }
+
+    #[test]
+    fn only_the_first_63_bytes_of_a_name_count() {
+        let store = StatementStore::default();
+        let one = store.intern(b"select 1", &[0, 0]);
+        let mut names = ClientStatements::default();
+        names.expect(take(&[b'x'; 100], &one), 1);
+        names.carried_out();
+        assert!(is(&names, &[b'x'; 63], 2, &one));
+        assert!(matches!(names.find(&[b'x'; 62], 2), Found::Nothing));
     }
 }

@@ -98,6 +98,9 @@ settings! {
     server_reset_query_always: bool = Value("0"), RELOAD, Flag;
     /// Named prepared statements kept on each server connection. 0 turns the support off.
     max_prepared_statements: usize = Value("200"), RELOAD, Int { min: 0, max: 1_000_000 };
+    /// Bytes that the texts of all clients' prepared statements may take; beyond it new ones are
+    /// refused with 53200.
+    max_prepared_statement_bytes: usize = Value("268435456"), RELOAD, Int { min: 1, max: u32::MAX };
     /// Startup parameters that are accepted and dropped instead of refused.
     ignore_startup_parameters: Vec<String> = Value(""), RELOAD, NameList;
 

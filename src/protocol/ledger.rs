@@ -6,6 +6,10 @@
 //! the rules of the protocol chapter: after an ErrorResponse in the extended protocol everything
 //! up to the next Sync is skipped, and during COPY IN a Sync is ignored by the server.
 //!
+//! Messages fall into groups: a group ends with the message that brings a ReadyForQuery. Within a
+//! group an error takes all that follows with it, so whoever reads a request may count on what
+//! stands before it in its own group, but not on earlier groups that are still unanswered.
+//!
 //! It knows no sockets, statements or sessions. A reply that fits nothing owed is a [`Desync`]:
 //! the server must not be used again.
 
@@ -30,6 +34,9 @@ pub enum Expects {
     Close,
     /// Sync: ReadyForQuery.
     Sync,
+    /// A Sync sent in the place of a Query that is answered here: ReadyForQuery ends it, and
+    /// tells what the Query's answer would have been.
+    Deallocate,
     /// CopyDone or CopyFail was sent; the server answers nothing to it as such.
     CopyEnd,
     /// A Parse answered here: ParseComplete is made up when its turn comes.
@@ -38,6 +45,18 @@ pub enum Expects {
     LocalClose,
     /// A message sent in order to fail: the server's error is replaced by one of ours.
     Refused,
+}
+
+impl Expects {
+    /// Whether the server gets a Sync for it.
+    const fn is_sync(self) -> bool {
+        matches!(self, Self::Sync | Self::Deallocate)
+    }
+
+    /// Whether a ReadyForQuery ends it, so that a new group begins behind it.
+    const fn ends_group(self) -> bool {
+        matches!(self, Self::Query | Self::FunctionCall | Self::Sync | Self::Deallocate)
+    }
 }
 
 /// Who sees the reply.
@@ -49,6 +68,19 @@ pub enum Audience {
     Pooler,
 }
 
+/// What a message does to the prepared statements of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// Nothing.
+    None,
+    /// It parses or closes the statement of this number.
+    Named(u64),
+    /// It makes the statement of this number the unnamed one; 0 leaves none.
+    Unnamed(u64),
+    /// It needs the statement of this number.
+    Uses(u64),
+}
+
 /// One reply owed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owed {
@@ -56,29 +88,45 @@ pub struct Owed {
     pub expects: Expects,
     /// Who sees it.
     pub audience: Audience,
-    /// The number of the statement that a Parse or Close is about, given back when the entry ends;
-    /// 0 if there is none.
-    pub key: u64,
+    /// Whether the client's oldest pending change of names stands or falls with it.
+    pub renames: bool,
+    /// What it does to the server's statements.
+    pub slot: Slot,
 }
 
 impl Owed {
     /// A reply that the client sees.
     #[must_use]
     pub const fn client(expects: Expects) -> Self {
-        Self { expects, audience: Audience::Client, key: 0 }
+        Self { expects, audience: Audience::Client, renames: false, slot: Slot::None }
     }
 
     /// A reply that is swallowed.
     #[must_use]
     pub const fn pooler(expects: Expects) -> Self {
-        Self { expects, audience: Audience::Pooler, key: 0 }
+        Self { expects, audience: Audience::Pooler, renames: false, slot: Slot::None }
     }
 
-    /// The same with a statement's number.
+    /// The same with what it does to the server's statements.
     #[must_use]
-    pub const fn keyed(self, key: u64) -> Self {
-        Self { key, ..self }
+    pub const fn slot(self, slot: Slot) -> Self {
+        Self { slot, ..self }
     }
+
+    /// The same with a change of the client's names that depends on it.
+    #[must_use]
+    pub const fn renaming(self) -> Self {
+        Self { renames: true, ..self }
+    }
+}
+
+/// Why an entry will never be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The server tried it and reported an error.
+    Failed,
+    /// The server passed over it because of an error in front of it.
+    Skipped,
 }
 
 /// What a reply means.
@@ -102,12 +150,20 @@ pub struct Desync {
 #[derive(Debug, Default)]
 pub struct Ledger {
     owed: VecDeque<Owed>,
+    /// The number of the group that the next message belongs to.
+    group: u64,
+    /// Entries of the client that a ReadyForQuery ends.
+    groups_owed: usize,
+    /// Those of them that are Query messages of the client.
+    queries_owed: usize,
     /// An error was reported and no Sync has been sent since: the server skips what it is sent.
     skipping: bool,
     /// The server has asked for COPY data and neither CopyDone nor CopyFail has been sent.
     copy_in: bool,
     /// Extended-protocol messages were sent since the last Sync.
     unsynced: bool,
+    /// A Flush was sent behind all of them.
+    flushed: bool,
 }
 
 impl Ledger {
@@ -155,6 +211,36 @@ impl Ledger {
         self.skipping
     }
 
+    /// The number of the group that the next message belongs to. Numbers only rise.
+    #[must_use]
+    pub const fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// Whether no earlier group of the client is unanswered: the last ReadyForQuery still tells in
+    /// which state the present group began. The pooler's own queries change no state.
+    #[must_use]
+    pub const fn is_in_first_group(&self) -> bool {
+        self.groups_owed == 0
+    }
+
+    /// Query messages of the client that have not been answered to their end.
+    #[must_use]
+    pub const fn queries_owed(&self) -> usize {
+        self.queries_owed
+    }
+
+    /// Whether the server keeps replies back until it is sent a Flush or a Sync.
+    #[must_use]
+    pub const fn wants_flush(&self) -> bool {
+        self.unsynced && !self.flushed
+    }
+
+    /// Records that a Flush is sent.
+    pub const fn note_flush(&mut self) {
+        self.flushed = true;
+    }
+
     /// Whether the oldest reply owed is the pooler's own.
     #[must_use]
     pub fn head_is_poolers(&self) -> bool {
@@ -170,7 +256,7 @@ impl Ledger {
     /// Records a message about to be sent. False: the server will skip or consume it silently,
     /// so no reply is owed (it must be sent all the same, unless it is a local one).
     pub fn push(&mut self, owed: Owed) -> bool {
-        use Expects::{CopyEnd, FunctionCall, Query, Sync};
+        use Expects::{CopyEnd, Deallocate, FunctionCall, Query, Sync};
         if self.copy_in {
             // CopyGetData() ignores Flush and Sync; whatever else arrives ends the COPY, by
             // CopyDone or CopyFail or as an error, and is consumed by it.
@@ -186,21 +272,30 @@ impl Ledger {
             self.skipping = false;
         }
         match owed.expects {
-            Sync => self.unsynced = false,
+            Sync | Deallocate => self.unsynced = false,
             Query | FunctionCall => {}
             CopyEnd if self.owed.is_empty() => return false,
             CopyEnd => {}
             _ => self.unsynced = true,
         }
+        self.flushed = false;
+        if owed.expects.ends_group() {
+            self.group += 1;
+            if owed.audience == Audience::Client {
+                self.groups_owed += 1;
+                self.queries_owed += usize::from(owed.expects == Expects::Query);
+            }
+        }
         self.owed.push_back(owed);
         true
     }
 
-    /// Accounts for a backend message other than ErrorResponse.
+    /// Accounts for a backend message other than ErrorResponse. Entries that will never be
+    /// answered because a COPY has swallowed their messages go to `dropped`, oldest first.
     ///
     /// # Errors
     /// [`Desync`] when it answers nothing that is owed.
-    pub fn receive(&mut self, tag: u8) -> Result<Reply, Desync> {
+    pub fn receive(&mut self, tag: u8, dropped: impl FnMut(Owed, Fate)) -> Result<Reply, Desync> {
         // NoticeResponse, ParameterStatus and NotificationResponse may come at any time.
         if matches!(tag, b'N' | b'S' | b'A') {
             let audience = self.owed.front().map_or(Audience::Client, |o| o.audience);
@@ -210,7 +305,10 @@ impl Ledger {
             return Err(Desync { tag });
         };
         let completes = match (head.expects, tag) {
-            (Expects::Query | Expects::FunctionCall | Expects::Sync, b'Z')
+            (
+                Expects::Query | Expects::FunctionCall | Expects::Sync | Expects::Deallocate,
+                b'Z',
+            )
             | (Expects::Parse, b'1')
             | (Expects::Bind, b'2')
             | (Expects::Close, b'3')
@@ -221,13 +319,13 @@ impl Ledger {
             | (Expects::Execute, b'D' | b'H' | b'W' | b'd' | b'c')
             | (Expects::FunctionCall, b'V') => false,
             (Expects::Query | Expects::Execute, b'G') => {
-                self.enter_copy_in();
+                self.enter_copy_in(dropped);
                 false
             }
             _ => return Err(Desync { tag }),
         };
         if completes {
-            self.owed.pop_front();
+            self.take_front();
         }
         Ok(Reply { audience: head.audience, completed: completes.then_some(head) })
     }
@@ -235,31 +333,27 @@ impl Ledger {
     /// Accounts for an ErrorResponse. Every entry that will never be answered because of it goes
     /// to `dropped`, oldest first. The reply's `completed` is the failed entry, if the error ended
     /// one; an error's audience is the client, except for the pooler's own simple queries.
-    pub fn receive_error(&mut self, mut dropped: impl FnMut(Owed)) -> Reply {
+    pub fn receive_error(&mut self, mut dropped: impl FnMut(Owed, Fate)) -> Reply {
         self.copy_in = false;
         let Some(&head) = self.owed.front() else {
             // Between requests, or while skipping: a FATAL one; nothing is owed for it.
             return Reply { audience: Audience::Client, completed: None };
         };
-        match head.expects {
-            Expects::Query | Expects::FunctionCall | Expects::Sync => {
-                Reply { audience: head.audience, completed: None }
-            }
-            _ => {
-                while let Some(owed) = self.owed.pop_front() {
-                    if owed.expects == Expects::Sync {
-                        self.owed.push_front(owed);
-                        break;
-                    }
-                    dropped(owed);
-                }
-                if self.owed.is_empty() {
-                    self.skipping = true;
-                    self.unsynced = false;
-                }
-                Reply { audience: Audience::Client, completed: Some(head) }
-            }
+        if head.expects.ends_group() {
+            return Reply { audience: head.audience, completed: None };
         }
+        let mut fate = Fate::Failed;
+        while self.owed.front().is_some_and(|o| !o.expects.is_sync()) {
+            if let Some(owed) = self.take_front() {
+                dropped(owed, fate);
+            }
+            fate = Fate::Skipped;
+        }
+        if self.owed.is_empty() {
+            self.skipping = true;
+            self.unsynced = false;
+        }
+        Reply { audience: Audience::Client, completed: Some(head) }
     }
 
     /// Takes the next reply to be made up here, if its turn has come. Call after every reply and
@@ -278,20 +372,33 @@ impl Ledger {
 
     /// CopyInResponse: what was already sent behind the COPY is consumed by it, up to and
     /// including CopyDone or CopyFail.
-    fn enter_copy_in(&mut self) {
+    fn enter_copy_in(&mut self, mut dropped: impl FnMut(Owed, Fate)) {
         self.copy_in = true;
         while self.owed.len() > 1 {
-            match self.owed.remove(1) {
-                Some(owed) if owed.expects == Expects::Sync => {}
-                _ => {
-                    self.copy_in = false;
-                    return;
-                }
+            let Some(owed) = self.owed.remove(1) else { break };
+            self.uncount(owed);
+            dropped(owed, Fate::Skipped);
+            if owed.expects != Expects::Sync {
+                self.copy_in = false;
+                return;
             }
         }
         // A Sync that was swallowed by the COPY no longer ends the group.
         if matches!(self.owed.front(), Some(o) if o.expects == Expects::Execute) {
             self.unsynced = true;
+        }
+    }
+
+    fn take_front(&mut self) -> Option<Owed> {
+        let owed = self.owed.pop_front()?;
+        self.uncount(owed);
+        Some(owed)
+    }
+
+    fn uncount(&mut self, owed: Owed) {
+        if owed.expects.ends_group() && owed.audience == Audience::Client {
+            self.groups_owed -= 1;
+            self.queries_owed -= usize::from(owed.expects == Expects::Query);
         }
     }
 }
@@ -304,9 +411,13 @@ mod tests {
         Owed::client(expects)
     }
 
+    fn receive(ledger: &mut Ledger, tag: u8) -> Result<Reply, Desync> {
+        ledger.receive(tag, |_, _| {})
+    }
+
     fn receive_all(ledger: &mut Ledger, tags: &[u8]) {
         for &tag in tags {
-            ledger.receive(tag).unwrap();
+            receive(ledger, tag).unwrap();
         }
     }
 
@@ -316,7 +427,7 @@ mod tests {
         ledger.push(client(Expects::Query));
         receive_all(&mut ledger, b"TDDC");
         assert!(!ledger.is_settled());
-        let reply = ledger.receive(b'Z').unwrap();
+        let reply = receive(&mut ledger, b'Z').unwrap();
         assert_eq!(reply.completed.unwrap().expects, Expects::Query);
         assert!(ledger.is_settled());
     }
@@ -338,15 +449,16 @@ mod tests {
     #[test]
     fn an_error_drops_everything_up_to_the_sync_and_no_further() {
         let mut ledger = Ledger::default();
-        ledger.push(client(Expects::Parse).keyed(7));
+        ledger.push(client(Expects::Parse).slot(Slot::Named(7)));
         ledger.push(client(Expects::Bind));
         ledger.push(client(Expects::Sync));
         ledger.push(client(Expects::Bind));
         ledger.push(client(Expects::Sync));
         let mut dropped = Vec::new();
-        let reply = ledger.receive_error(|o| dropped.push(o));
-        assert_eq!(reply.completed.unwrap().key, 7);
-        assert_eq!(dropped.len(), 2);
+        let reply = ledger.receive_error(|o, fate| dropped.push((o, fate)));
+        assert_eq!(reply.completed.unwrap().slot, Slot::Named(7));
+        let fates: Vec<Fate> = dropped.iter().map(|(_, fate)| *fate).collect();
+        assert_eq!(fates, [Fate::Failed, Fate::Skipped]);
         receive_all(&mut ledger, b"Z2Z");
         assert!(ledger.is_settled());
     }
@@ -355,7 +467,7 @@ mod tests {
     fn after_an_error_without_sync_the_server_skips_what_it_is_sent() {
         let mut ledger = Ledger::default();
         ledger.push(client(Expects::Parse));
-        ledger.receive_error(|_| {});
+        ledger.receive_error(|_, _| {});
         assert!(ledger.is_skipping());
         assert!(!ledger.push(client(Expects::Query)), "even a Query is skipped");
         assert!(!ledger.push(client(Expects::LocalParse)));
@@ -370,7 +482,7 @@ mod tests {
         ledger.push(client(Expects::Execute));
         ledger.push(client(Expects::Sync));
         receive_all(&mut ledger, b"C");
-        ledger.receive_error(|_| panic!("nothing is dropped"));
+        ledger.receive_error(|_, _| panic!("nothing is dropped"));
         receive_all(&mut ledger, b"Z");
         assert!(ledger.is_settled());
     }
@@ -417,7 +529,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.push(client(Expects::Query));
         receive_all(&mut ledger, b"G");
-        ledger.receive_error(|_| {});
+        ledger.receive_error(|_, _| {});
         assert!(!ledger.in_copy_in());
         receive_all(&mut ledger, b"Z");
         assert!(ledger.is_settled());
@@ -442,20 +554,81 @@ mod tests {
         ledger.push(Owed::pooler(Expects::Parse));
         ledger.push(client(Expects::Bind));
         assert!(ledger.head_is_poolers());
-        assert_eq!(ledger.receive(b'1').unwrap().audience, Audience::Pooler);
-        assert_eq!(ledger.receive(b'2').unwrap().audience, Audience::Client);
+        assert_eq!(receive(&mut ledger, b'1').unwrap().audience, Audience::Pooler);
+        assert_eq!(receive(&mut ledger, b'2').unwrap().audience, Audience::Client);
         ledger.push(Owed::pooler(Expects::Parse));
         ledger.push(client(Expects::Sync));
-        assert_eq!(ledger.receive_error(|_| {}).audience, Audience::Client);
+        assert_eq!(ledger.receive_error(|_, _| {}).audience, Audience::Client);
     }
 
     #[test]
     fn replies_that_nobody_asked_for_are_a_desync() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.receive(b'Z'), Err(Desync { tag: b'Z' }));
+        assert_eq!(receive(&mut ledger, b'Z'), Err(Desync { tag: b'Z' }));
         ledger.push(client(Expects::Bind));
-        assert!(ledger.receive(b'D').is_err());
+        assert!(receive(&mut ledger, b'D').is_err());
         ledger.push(client(Expects::Sync));
-        assert!(ledger.receive(b'N').is_ok(), "notices may come at any time");
+        assert!(receive(&mut ledger, b'N').is_ok(), "notices may come at any time");
+    }
+
+    #[test]
+    fn groups_are_counted_as_they_are_asked_and_answered() {
+        let mut ledger = Ledger::default();
+        let first = ledger.group();
+        ledger.push(client(Expects::Parse));
+        assert_eq!(ledger.group(), first);
+        assert!(ledger.is_in_first_group() && ledger.wants_flush());
+        ledger.note_flush();
+        assert!(!ledger.wants_flush());
+        ledger.push(client(Expects::Sync));
+        ledger.push(client(Expects::Query));
+        ledger.push(Owed::pooler(Expects::Query));
+        assert!(!ledger.is_in_first_group() && !ledger.wants_flush());
+        assert_eq!((ledger.group(), ledger.queries_owed()), (first + 3, 1));
+        receive_all(&mut ledger, b"1ZCZ");
+        assert_eq!(ledger.queries_owed(), 0);
+        assert!(ledger.is_in_first_group(), "the pooler's own query does not count");
+        receive_all(&mut ledger, b"CZ");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_query_skipped_behind_an_error_is_not_owed_any_more() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Parse));
+        ledger.push(client(Expects::Query));
+        ledger.push(client(Expects::Sync));
+        let mut dropped = 0;
+        ledger.receive_error(|_, _| dropped += 1);
+        assert_eq!((dropped, ledger.queries_owed()), (2, 0));
+        receive_all(&mut ledger, b"Z");
+        assert!(ledger.is_in_first_group() && ledger.is_settled());
+    }
+
+    #[test]
+    fn what_a_copy_swallows_is_told() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Query));
+        ledger.push(client(Expects::Sync));
+        ledger.push(client(Expects::Parse).renaming());
+        ledger.push(client(Expects::Sync));
+        let mut dropped = Vec::new();
+        ledger.receive(b'G', |owed, _| dropped.push(owed)).unwrap();
+        assert_eq!(dropped, [client(Expects::Sync), client(Expects::Parse).renaming()]);
+        assert!(!ledger.in_copy_in(), "the Parse has broken it off");
+        ledger.receive_error(|_, _| panic!("the rest is answered"));
+        receive_all(&mut ledger, b"ZZ");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_query_answered_here_ends_with_the_ready_for_query_of_a_sync() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Execute));
+        ledger.push(client(Expects::Deallocate).renaming());
+        receive_all(&mut ledger, b"C");
+        let reply = receive(&mut ledger, b'Z').unwrap();
+        assert_eq!(reply.completed, Some(client(Expects::Deallocate).renaming()));
+        assert!(ledger.is_settled());
     }
 }

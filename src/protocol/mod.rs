@@ -25,6 +25,7 @@ pub mod frame;
 pub mod ledger;
 pub mod rewrite;
 pub mod splice;
+pub mod sql;
 pub mod sqlstate;
 pub mod startup;
 pub mod tag;

@@ -23,6 +23,7 @@ use crate::primitives::Tick;
 use crate::protocol::TransactionStatus;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::ledger::Ledger;
+use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::Parameter;
 
 /// Messages up to this length are held back until they are whole, if they have to be looked into;
@@ -39,15 +40,15 @@ pub struct Server {
     /// The replies owed.
     pub ledger: Ledger,
     /// Errors that take the place of the server's for refused requests, oldest first.
-    pub refusals: VecDeque<ErrorMessage>,
+    pub refusals: VecDeque<Refusal>,
     /// The status of the last ReadyForQuery.
     pub tx: TransactionStatus,
     /// Settings applied beyond the server's own defaults.
     pub settings: Arc<Settings>,
     /// Prepared statements it knows.
     pub statements: ServerStatements,
-    /// The id of the client whose Parse made the unnamed statement; 0 if nobody's did.
-    pub unnamed_of: u64,
+    /// A ReadyForQuery has told of a transaction block since this was last looked at.
+    pub saw_block: bool,
     /// Bytes read that are not a whole message yet.
     pub carry: Vec<u8>,
     /// Bytes accepted for the server that its socket did not take yet.
@@ -62,6 +63,15 @@ pub struct Server {
     pub shared: Arc<ServerShared>,
     watch: Arc<IdleWatch>,
     watch_waker: Waker,
+}
+
+/// What a client is told in the place of an error that the server was made to report.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The code of the error that is expected; any other one is passed on.
+    pub code: SqlState,
+    /// What the client is told.
+    pub message: ErrorMessage,
 }
 
 /// A backend message of which only the head has been seen.
@@ -221,7 +231,7 @@ impl Server {
             tx: TransactionStatus::Idle,
             settings: Arc::default(),
             statements: ServerStatements::default(),
-            unnamed_of: 0,
+            saw_block: false,
             carry: Vec::new(),
             unsent: Vec::new(),
             streaming: Streaming::default(),

@@ -16,11 +16,16 @@ pub mod replies;
 mod settings;
 mod statements;
 
-pub use connection::{Greeting, INSPECT_BYTES_MAX, Server, ServerShared, ServerState, WatchInbox};
+pub use connection::{
+    Greeting, INSPECT_BYTES_MAX, Refusal, Server, ServerShared, ServerState, WatchInbox,
+};
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
 pub use settings::{Settings, is_tracked};
-pub use statements::{ServerStatements, Statement, StatementStore, server_name};
+pub use statements::{
+    Presence, RecentStatements, SERVER_NAME_PREFIX, ServerStatements, Statement, StatementStore,
+    server_name,
+};
 
 /// A server on loan from its pool.
 pub type ServerLease = crate::pool::Lease<Box<Server>>;

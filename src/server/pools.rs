@@ -50,6 +50,8 @@ pub struct PoolSettings {
     pub reset_query: Option<Arc<str>>,
     /// Prepared statements kept per server; `None` leaves statement names alone.
     pub statements_max: Option<NonZeroUsize>,
+    /// Bytes that the texts of all prepared statements, of all pools, may take.
+    pub statement_bytes_max: usize,
     /// Where the server listens.
     pub endpoint: Endpoint,
     /// The database's name there.

@@ -7,19 +7,23 @@
 use super::connection::{INSPECT_BYTES_MAX, Server};
 use super::error::error_message;
 use super::settings::is_tracked;
+use super::statements::ServerStatements;
 use crate::protocol::decode::{self, ErrorFields};
 use crate::protocol::encode;
 use crate::protocol::error::{ErrorMessage, Severity};
 use crate::protocol::frame::{self, FrameError, HEADER_LEN};
-use crate::protocol::ledger::{Audience, Desync, Expects, Owed};
+use crate::protocol::ledger::{Audience, Desync, Expects, Fate, Owed, Slot};
 use crate::protocol::splice::Splice;
+use crate::protocol::{SqlState, TransactionStatus};
 
 /// What the client's side wants to know of its server's replies.
 pub trait ReplyObserver {
-    /// A statement was prepared, here or on the server.
-    fn parse_completed(&mut self, statement_id: u64);
-    /// A statement will not be prepared: an error came first.
-    fn parse_dropped(&mut self, statement_id: u64);
+    /// The server has parsed a statement.
+    fn parsed(&mut self, statement_id: u64);
+    /// The message of the client's oldest pending change of names was carried out, or was not.
+    fn renamed(&mut self, outcome: Result<(), Fate>);
+    /// A Query of the client was carried out to its end.
+    fn query_completed(&mut self);
     /// The server reported a parameter; `shown` if it did so for the client.
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], shown: bool);
     /// DEALLOCATE ALL (false) or DISCARD ALL (true) was carried out.
@@ -43,8 +47,9 @@ impl Aftermath {
 }
 
 impl ReplyObserver for Aftermath {
-    fn parse_completed(&mut self, _: u64) {}
-    fn parse_dropped(&mut self, _: u64) {}
+    fn parsed(&mut self, _: u64) {}
+    fn renamed(&mut self, _: Result<(), Fate>) {}
+    fn query_completed(&mut self) {}
 
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
         if let Ok(name) = std::str::from_utf8(name)
@@ -122,7 +127,7 @@ pub fn walk<'a>(
         let body = whole.and_then(|f| f.get(HEADER_LEN..)).unwrap_or_default();
         let taken = header.len.min(rest.len());
         let action = account(server, observer, header.tag, body, whole.is_some())?;
-        server.streaming.visible = matches!(action, Action::Show);
+        server.streaming.visible = matches!(action, Action::Show | Action::ShowBehind(_));
         server.streaming.left_bytes = header.len - taken;
         match action {
             Action::Show => {}
@@ -130,6 +135,13 @@ pub fn walk<'a>(
             Action::Replace(message) => {
                 encode::error_response(splice.replace(at, at + taken), &message);
             }
+            Action::ShowBehind(answer) => match answer {
+                Answer::Failed(message) => encode::error_response(splice.insert(at), &message),
+                Answer::Deallocated => {
+                    let tag = encode::command_complete(splice.insert(at), b"DEALLOCATE");
+                    tag.expect("BUG: a tag without a NUL");
+                }
+            },
         }
         at += taken;
     }
@@ -160,8 +172,10 @@ fn insert_local_replies(
 }
 
 fn push_local_reply(owed: Owed, observer: &mut impl ReplyObserver, output: &mut Vec<u8>) {
+    if owed.renames {
+        observer.renamed(Ok(()));
+    }
     if owed.expects == Expects::LocalParse {
-        observer.parse_completed(owed.key);
         encode::parse_complete(output);
     } else {
         encode::close_complete(output);
@@ -177,6 +191,13 @@ enum Action {
     Show,
     Hide,
     Replace(ErrorMessage),
+    /// Show it behind the answer to a Query that the server never got.
+    ShowBehind(Answer),
+}
+
+enum Answer {
+    Deallocated,
+    Failed(ErrorMessage),
 }
 
 /// Enters one message into the ledger and draws its consequences. `body` is empty if the message
@@ -191,10 +212,19 @@ fn account(
     if tag == b'E' {
         return account_error(server, observer, body, is_whole);
     }
-    let reply = server.ledger.receive(tag)?;
+    let Server { ledger, statements, refusals, .. } = server;
+    let reply = ledger.receive(tag, |owed, fate| {
+        drop_owed(statements, observer, owed, fate);
+        if owed.expects == Expects::Refused {
+            refusals.pop_front();
+        }
+    })?;
     let shown = reply.audience == Audience::Client;
     match tag {
-        b'Z' => server.tx = decode::ready_for_query(body)?,
+        b'Z' => {
+            server.tx = decode::ready_for_query(body)?;
+            server.saw_block |= server.tx != TransactionStatus::Idle;
+        }
         b'C' if shown => match decode::command_complete(body) {
             Ok(b"DISCARD ALL") => {
                 server.statements.clear();
@@ -211,14 +241,67 @@ fn account(
             let parameter = decode::parameter_status(body)?;
             observer.parameter_reported(parameter.name, parameter.value, shown);
         }
-        b'1' => {
-            if let Some(owed) = reply.completed.filter(|o| shown && o.key != 0) {
-                observer.parse_completed(owed.key);
+        _ => {}
+    }
+    if let Some(owed) = reply.completed {
+        return Ok(complete(server, observer, owed));
+    }
+    Ok(if shown { Action::Show } else { Action::Hide })
+}
+
+/// Draws the consequences of an answer that has come to its end.
+fn complete(server: &mut Server, observer: &mut impl ReplyObserver, owed: Owed) -> Action {
+    match (owed.expects, owed.slot) {
+        (Expects::Parse, Slot::Named(id)) => {
+            server.statements.parsed(id);
+            observer.parsed(id);
+        }
+        (_, Slot::Unnamed(id)) => server.statements.unnamed_set(id),
+        (Expects::Query, _) => {
+            server.statements.unnamed_lost();
+            if owed.audience == Audience::Client {
+                observer.query_completed();
             }
         }
         _ => {}
     }
-    Ok(if shown { Action::Show } else { Action::Hide })
+    let is_failed = server.tx == TransactionStatus::Failed;
+    if owed.expects == Expects::Deallocate && is_failed {
+        observer.renamed(Err(Fate::Failed));
+        let code = SqlState::IN_FAILED_SQL_TRANSACTION;
+        let text =
+            "current transaction is aborted, commands ignored until end of transaction block";
+        return Action::ShowBehind(Answer::Failed(ErrorMessage::error(code, text)));
+    }
+    if owed.renames {
+        observer.renamed(Ok(()));
+    }
+    match owed.audience {
+        Audience::Pooler => Action::Hide,
+        Audience::Client if owed.expects == Expects::Deallocate => {
+            Action::ShowBehind(Answer::Deallocated)
+        }
+        Audience::Client => Action::Show,
+    }
+}
+
+/// Draws the consequences of a message that will not be answered.
+fn drop_owed(
+    statements: &mut ServerStatements,
+    observer: &mut impl ReplyObserver,
+    owed: Owed,
+    fate: Fate,
+) {
+    match (owed.expects, owed.slot, fate) {
+        (Expects::Parse, Slot::Named(id), _) => statements.not_parsed(id),
+        (Expects::Close, Slot::Named(id), _) => statements.not_closed(id),
+        (_, Slot::Unnamed(_), Fate::Failed) => statements.unnamed_set(0),
+        (_, Slot::Unnamed(_), Fate::Skipped) => statements.unnamed_skipped(),
+        _ => {}
+    }
+    if owed.renames {
+        observer.renamed(Err(fate));
+    }
 }
 
 fn account_error(
@@ -232,36 +315,30 @@ fn account_error(
     if severity.is_some_and(Severity::ends_session) {
         server.doomed = true;
     }
-    let Server { ledger, statements, refusals, unnamed_of, .. } = server;
-    let mut replacement = None;
-    let mut is_first = true;
-    let reply = ledger.receive_error(|owed| {
-        match (owed.expects, owed.audience) {
-            // Whether it failed or was skipped, the unnamed statement there is not this client's.
-            (Expects::Parse, Audience::Client) if owed.key == 0 => *unnamed_of = 0,
-            (Expects::Parse, Audience::Client) => {
-                statements.remove(owed.key);
-                observer.parse_dropped(owed.key);
+    let code = fields.as_ref().and_then(ErrorFields::sqlstate);
+    let Server { ledger, statements, refusals, .. } = server;
+    let mut refusal = None;
+    let reply = ledger.receive_error(|owed, fate| {
+        drop_owed(statements, observer, owed, fate);
+        if owed.expects == Expects::Refused {
+            let front = refusals.pop_front();
+            if fate == Fate::Failed {
+                refusal = front;
             }
-            (Expects::Parse, Audience::Pooler) => statements.remove(owed.key),
-            (Expects::Close, Audience::Pooler) => statements.not_closed(owed.key),
-            (Expects::LocalParse, _) => observer.parse_dropped(owed.key),
-            (Expects::Refused, _) => {
-                let message = refusals.pop_front();
-                if is_first {
-                    replacement = message;
-                }
-            }
-            _ => {}
         }
-        is_first = false;
     });
     if reply.audience == Audience::Pooler {
         let message = fields.map_or_else(String::new, |f| error_message(&f).to_string());
         return Err(ReplyFault::OwnQuery { message });
     }
-    Ok(match replacement {
-        Some(message) if !server.doomed => Action::Replace(message),
+    // It was taken from the server by a way that is not seen here, such as a function's body.
+    if let Some(Owed { slot: Slot::Uses(id), .. }) = reply.completed
+        && code == Some(SqlState::INVALID_SQL_STATEMENT_NAME)
+    {
+        statements.lost(id);
+    }
+    Ok(match refusal {
+        Some(refusal) if code == Some(refusal.code) => Action::Replace(refusal.message),
         _ => Action::Show,
     })
 }

@@ -16,6 +16,7 @@ mod copy;
 mod extended;
 mod large;
 mod login;
+mod names;
 mod segments;
 mod simple;
 mod statements;

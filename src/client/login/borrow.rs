@@ -13,7 +13,7 @@ use crate::protocol::decode;
 use crate::protocol::encode;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::frame::{self, HEADER_LEN};
-use crate::protocol::ledger::{Expects, Owed};
+use crate::protocol::ledger::{Expects, Fate, Owed};
 use crate::protocol::sqlstate::SqlState;
 use crate::server::pools::{DialPlace, ServerPool};
 use crate::server::replies::{self, ReplyObserver};
@@ -207,8 +207,9 @@ impl Trial {
 }
 
 impl ReplyObserver for Trial {
-    fn parse_completed(&mut self, _: u64) {}
-    fn parse_dropped(&mut self, _: u64) {}
+    fn parsed(&mut self, _: u64) {}
+    fn renamed(&mut self, _: Result<(), Fate>) {}
+    fn query_completed(&mut self) {}
 
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
         if let Ok(name) = std::str::from_utf8(name)

@@ -239,33 +239,141 @@ fn a_pool_of_clients_under_way_get_their_own_answers() {
 }
 
 #[test]
-fn nobody_runs_a_strangers_unnamed_statement() {
+fn l04_nobody_runs_a_strangers_unnamed_statement() {
     let house = House::open(1, |config| config);
     let (mut first, mut second) = (house.client(), house.client());
     prepare(&mut first, "", "select 'first'");
-    assert_eq!(value(&mut first, ""), "first", "its own, on the same server");
     prepare(&mut second, "", "select 'second'");
+    for _ in 0..2 {
+        assert_eq!(
+            (value(&mut first, ""), value(&mut second, "")),
+            ("first".into(), "second".into())
+        );
+    }
     let mut third = house.client();
     let ask = [bind("", "", &[]), execute("", 0), sync()].concat();
     let look = [describe(b'S', ""), sync()].concat();
-    for (stranger, script) in
-        [(&mut first, &ask), (&mut third, &ask)].into_iter().chain([(&mut house.client(), &look)])
-    {
-        stranger.send(script);
-        let error = stranger.expect_error();
+    for script in [&ask, &look] {
+        third.send(script);
+        let error = third.expect_error();
         assert_eq!(error.code(), "26000");
         assert_eq!(error.message(), "unnamed prepared statement does not exist");
-        assert_eq!(stranger.expect_ready(), b'I');
+        assert_eq!(third.expect_ready(), b'I');
     }
-    assert_eq!(value(&mut second, ""), "second", "untouched by all that");
     // Asked for in a transaction it fails the transaction, as a missing statement does.
-    first.query("begin");
-    first.send(&ask);
-    first.expect_error();
-    assert_eq!(first.expect_ready(), b'E');
-    first.query("rollback");
+    third.query("begin");
+    third.send(&ask);
+    third.expect_error();
+    assert_eq!(third.expect_ready(), b'E');
+    third.query("rollback");
     // Parse and Bind together are not concerned.
-    first.send(&[parse("", "select 'again'"), ask.clone()].concat());
-    assert_eq!(first.receive_reply().unwrap().value(), "again");
+    third.send(&[parse("", "select 'third'"), ask.clone()].concat());
+    assert_eq!(third.receive_reply().unwrap().value(), "third");
+    assert_eq!((value(&mut first, ""), value(&mut third, "")), ("first".into(), "third".into()));
     assert_eq!(house.servers(), 1, "all of it on one server");
+}
+
+#[test]
+fn the_unnamed_statement_follows_its_client_to_every_server() {
+    // Kept whether short or long, and with named statements or without.
+    for (named_max, padding) in [("200", 0), ("200", 100_000), ("0", 0)] {
+        let house = House::open(2, |config| config.set("max_prepared_statements", named_max));
+        let mut client = house.client();
+        let sql = format!("select pg_backend_pid(), $1::text {}", " ".repeat(padding));
+        prepare(&mut client, "", &sql);
+        for text in ["first", "second"] {
+            on_both_servers(&house, || {
+                let rows = run(&mut client, "", &[Some(text)]);
+                assert_eq!(rows[0][1].as_deref(), Some(text));
+                rows[0][0].as_ref().unwrap().parse().unwrap()
+            });
+        }
+        assert_eq!(house.servers(), 2);
+    }
+}
+
+#[test]
+fn an_unnamed_statement_too_long_to_be_kept_runs_where_it_is_and_nowhere_else() {
+    let house = House::transaction(1);
+    let (mut client, mut other) = (house.client(), house.client());
+    let sql = format!("select 'long' {}", " ".repeat(2_000_000));
+    prepare(&mut client, "", &sql);
+    assert_eq!(value(&mut client, ""), "long");
+    prepare(&mut other, "", "select 'other'");
+    client.send(&[bind("", "", &[]), sync()].concat());
+    assert_eq!(client.expect_error().code(), "26000");
+    assert_eq!(client.expect_ready(), b'I');
+    assert_eq!(value(&mut other, ""), "other");
+}
+
+#[test]
+fn l10_statements_beyond_the_memory_for_them_are_refused_and_fail_their_transaction() {
+    let house = House::open(1, |config| config.set("max_prepared_statement_bytes", "200000"));
+    let (mut greedy, mut other) = (house.client(), house.client());
+    prepare(&mut other, "mine", "select 'mine'");
+    let text = |n: usize| format!("select {n} {}", " ".repeat(10_000));
+    let mut taken = 0;
+    let error = loop {
+        greedy.send(&[parse(&format!("s{taken}"), &text(taken)), sync()].concat());
+        match wire::tags(&greedy.receive_until_ready().unwrap()).as_str() {
+            "1Z" => taken += 1,
+            tags => break tags.to_owned(),
+        }
+        assert!(taken < 100, "never refused");
+    };
+    assert_eq!(error, "EZ");
+    assert!(taken >= 10, "refused after {taken}");
+    // The texts that are there stay usable, a known one may be prepared again, and others' too.
+    assert_eq!(value(&mut greedy, "s0"), "0");
+    prepare(&mut greedy, "again", &text(1));
+    assert_eq!(value(&mut other, "mine"), "mine");
+    other.query("begin");
+    other.send(&[parse("new", "select 'new'"), sync()].concat());
+    let refusal = other.expect_error();
+    assert_eq!(refusal.code(), "53200");
+    assert_eq!(other.expect_ready(), b'E');
+    other.query("rollback");
+    // What the greedy client gives up is there for others, once no server keeps it either.
+    greedy.send(&wire::terminate());
+    greedy.expect_closed();
+    for n in 0..20 {
+        other.send(&[parse(&format!("t{n}"), &format!("select {n}")), sync()].concat());
+        other.receive_until_ready().unwrap();
+    }
+    prepare(&mut other, "at last", "select 'at last'");
+    assert_eq!(value(&mut other, "at last"), "at last");
+}
+
+#[test]
+fn l10_five_thousand_statements_of_one_client() {
+    let house = House::transaction(2);
+    let mut client = house.client();
+    for chunk in 0..50 {
+        let batch: Vec<u8> = (0..100)
+            .flat_map(|n| parse(&format!("s{chunk}_{n}"), &format!("select {chunk} * 1000 + {n}")))
+            .collect();
+        client.send(&[batch, sync()].concat());
+        assert_eq!(wire::tags(&client.receive_until_ready().unwrap()), "1".repeat(100) + "Z");
+    }
+    for (chunk, n) in [(0, 0), (49, 99), (25, 50), (0, 0)] {
+        assert_eq!(value(&mut client, &format!("s{chunk}_{n}")), (chunk * 1000 + n).to_string());
+    }
+    let kept = client.query("select count(*) from pg_prepared_statements where name <> ''");
+    assert!(kept.value().parse::<usize>().unwrap() <= 200, "{kept:?}");
+}
+
+#[test]
+fn a_statement_taken_away_behind_the_poolers_back_is_back_at_the_next_attempt() {
+    let house = House::transaction(1);
+    let mut client = house.client();
+    prepare(&mut client, "s", "select 'healed'");
+    client.query(
+        "do $$ declare n text; begin \
+         for n in select name from pg_prepared_statements where name <> '' loop \
+         execute 'deallocate ' || quote_ident(n); end loop; end $$",
+    );
+    client.send(&[bind("", "s", &[]), execute("", 0), sync()].concat());
+    assert_eq!(client.expect_error().code(), "26000");
+    assert_eq!(client.expect_ready(), b'I');
+    assert_eq!(value(&mut client, "s"), "healed");
 }

@@ -1,0 +1,586 @@
+//! What becomes of the messages that concern prepared statements, where those are the client's own
+//! on whichever server it has: they are renamed to the server's name for the statement, and a Parse
+//! is put in front where the server does not know it.
+//!
+//! Requests are sent on before earlier ones are answered. Where the meaning of a message depends
+//! on an answer that has not come, it waits: [`Entered::Stall`]. Invariant: a message that stalls
+//! has left no trace in the ledger, the splice, the server or the client's names.
+//!
+//! An error that PostgreSQL would give comes from PostgreSQL, so that it fails the transaction too:
+//! a message that must fail takes the place of the one that would have, and the error's text is
+//! replaced (a [`Refusal`]).
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::requests::{Naming, RequestFault, Requests, Seen};
+use super::statements::{Change, ClientStatements, Found, kept_name};
+use crate::protocol::decode::{self, Parse, Target};
+use crate::protocol::error::ErrorMessage;
+use crate::protocol::ledger::{Expects, Owed, Slot};
+use crate::protocol::splice::Splice;
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::{TransactionStatus, encode, rewrite, sql};
+use crate::server::{Presence, Refusal, SERVER_NAME_PREFIX, Server, Statement, server_name};
+
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// It is in the ledger.
+    Done,
+    /// It must wait for answers.
+    Stall,
+}
+
+/// A name that no server's statement has.
+const REFUSED_NAME: &[u8] = b"pgbaton_refused";
+
+/// A named statement's Parse, with what surrounds it.
+struct NamedParse<'p> {
+    parse: Parse<'p>,
+    /// The name that this DEALLOCATE, carried out, frees.
+    releases: Option<Box<[u8]>>,
+    limit: NonZeroUsize,
+}
+
+impl Requests<'_> {
+    /// Enters a message whose statement or text matters. `None`: nothing about it does.
+    pub(super) fn enter_named(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        match seen.header.tag {
+            b'Q' => self.query(server, splice, seen),
+            b'P' => self.parse(server, splice, seen).map(Some),
+            b'B' => self.bind(server, splice, seen),
+            b'D' => self.describe(server, splice, seen),
+            b'C' => self.close(server, splice, seen),
+            b'E' => Ok(self.execute(server)),
+            _ => Ok(None),
+        }
+    }
+
+    const fn named_max(&self) -> Option<NonZeroUsize> {
+        match self.naming {
+            Naming::Untouched => None,
+            Naming::Virtual { named_max, .. } => named_max,
+        }
+    }
+
+    fn is_over_budget(&self) -> bool {
+        let bytes_max = match self.naming {
+            Naming::Untouched => return false,
+            Naming::Virtual { bytes_max, .. } => bytes_max,
+        };
+        self.store.bytes_alive() > bytes_max
+    }
+
+    /// Whether there is no memory for one more text, even after this server has given up what only
+    /// servers keep.
+    fn is_full(&self, server: &mut Server) -> bool {
+        if self.is_over_budget() {
+            server.statements.shed();
+        }
+        self.is_over_budget()
+    }
+
+    fn find(&self, name: &[u8], group: u64) -> Found<'_> {
+        self.names.as_ref().map_or(Found::Nothing, |names| names.find(name, group))
+    }
+
+    fn names(&mut self) -> &mut ClientStatements {
+        self.names.get_or_insert_default()
+    }
+
+    /// A Query matters if it may take statements away.
+    fn query(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        let group = server.ledger.group();
+        let may_forget = match seen.is_whole() {
+            true => sql::may_forget_statements(seen.body()),
+            // Only its beginning has come.
+            false => self.names.is_some(),
+        };
+        if !may_forget {
+            return Ok(None);
+        }
+        if self.named_max().is_some()
+            && seen.is_whole()
+            && let Some(name) = sql::deallocated_name(decode::query(seen.body())?)
+        {
+            match self.find(&name, group) {
+                Found::Unclear => return Ok(Some(Entered::Stall)),
+                Found::Statement(_) => {
+                    return Ok(Some(self.deallocate(server, splice, seen, &name)));
+                }
+                Found::Nothing if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => {
+                    // Those are not the client's to take away.
+                    let text = [b"DEALLOCATE ", REFUSED_NAME].concat();
+                    encode::query(splice.replace(seen.at, seen.end()), &text)?;
+                }
+                Found::Nothing => {}
+            }
+        }
+        self.names().expect(Change::Open, group);
+        server.ledger.push(Owed::client(Expects::Query).renaming());
+        Ok(Some(Entered::Done))
+    }
+
+    /// DEALLOCATE of a name that the client has given by the protocol. The server does not know it;
+    /// it gets a Sync, whose ReadyForQuery tells whether the DEALLOCATE would have been carried out.
+    fn deallocate(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        name: &[u8],
+    ) -> Entered {
+        // Behind an error the server would skip a Query, but it takes up a Sync.
+        if server.ledger.needs_sync() && !server.ledger.is_empty() {
+            return Entered::Stall;
+        }
+        let group = server.ledger.group();
+        encode::sync(splice.replace(seen.at, seen.end()));
+        self.names().expect(Change::Release(kept_name(name)), group);
+        server.ledger.push(Owed::client(Expects::Deallocate).renaming());
+        Entered::Done
+    }
+
+    fn parse(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Entered, RequestFault> {
+        if !seen.is_whole() && self.named_max().is_none() && seen.body().first() != Some(&0) {
+            server.ledger.push(Owed::client(Expects::Parse));
+            return Ok(Entered::Done);
+        }
+        if !seen.is_whole() {
+            let statement = self.store.unkept();
+            self.take_unnamed(server, statement, None);
+            return Ok(Entered::Done);
+        }
+        let parse = decode::parse(seen.body())?;
+        let released = match self.named_max() {
+            Some(_) if sql::may_forget_statements(parse.query) => {
+                match self.released_by(parse.query, server.ledger.group()) {
+                    Ok(released) => released,
+                    Err(entered) => return Ok(entered),
+                }
+            }
+            _ => None,
+        };
+        match (parse.name.is_empty(), self.named_max()) {
+            (true, _) => self.parse_unnamed(server, splice, seen, parse, released),
+            (false, None) => {
+                server.ledger.push(Owed::client(Expects::Parse));
+                Ok(Entered::Done)
+            }
+            (false, Some(limit)) => {
+                let named = NamedParse { parse, releases: released, limit };
+                self.parse_named(server, splice, seen, named)
+            }
+        }
+    }
+
+    /// The name that this text deallocates, if it is one that the client has given by the protocol.
+    fn released_by(&self, text: &[u8], group: u64) -> Result<Option<Box<[u8]>>, Entered> {
+        let Some(name) = sql::deallocated_name(text) else { return Ok(None) };
+        match self.find(&name, group) {
+            Found::Unclear => Err(Entered::Stall),
+            Found::Statement(_) => Ok(Some(kept_name(&name))),
+            Found::Nothing => Ok(None),
+        }
+    }
+
+    fn parse_unnamed(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        parse: Parse<'_>,
+        releases: Option<Box<[u8]>>,
+    ) -> Result<Entered, RequestFault> {
+        if releases.is_some() {
+            let out = splice.replace(seen.at, seen.end());
+            let text = self.stand_in(server, out)?;
+            encode::parse(out, b"", text.as_bytes(), parse.parameter_types)?;
+            let statement = self.store.unnamed(self.recent, text.as_bytes(), parse.parameter_types);
+            self.take_unnamed(server, statement, releases);
+            return Ok(Entered::Done);
+        }
+        let statement = if self.is_over_budget() {
+            self.store.unkept()
+        } else {
+            self.store.unnamed(self.recent, parse.query, parse.parameter_types)
+        };
+        self.take_unnamed(server, statement, None);
+        Ok(Entered::Done)
+    }
+
+    fn take_unnamed(
+        &mut self,
+        server: &mut Server,
+        statement: Arc<Statement>,
+        releases: Option<Box<[u8]>>,
+    ) {
+        let (id, group) = (statement.id(), server.ledger.group());
+        let change = match releases {
+            None => Change::Take(Box::default(), statement),
+            Some(released) => Change::TakeAndRelease(Box::default(), statement, released),
+        };
+        self.names().expect(change, group);
+        server.statements.unnamed_asked(id, group);
+        server.ledger.push(Owed::client(Expects::Parse).slot(Slot::Unnamed(id)).renaming());
+    }
+
+    /// A text that answers to a DEALLOCATE of the client's as the server would answer: it takes
+    /// away a statement made for the purpose.
+    fn stand_in(&self, server: &mut Server, out: &mut Vec<u8>) -> Result<String, RequestFault> {
+        let name = self.store.fresh_name();
+        encode::parse(out, name.as_bytes(), b"", b"")?;
+        server.ledger.push(Owed::pooler(Expects::Parse));
+        Ok(format!("DEALLOCATE {name}"))
+    }
+
+    fn parse_named(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        named: NamedParse<'_>,
+    ) -> Result<Entered, RequestFault> {
+        let group = server.ledger.group();
+        let NamedParse { parse, releases, limit } = named;
+        match self.find(parse.name, group) {
+            Found::Unclear => return Ok(Entered::Stall),
+            Found::Statement(_) => return self.parse_taken(server, splice, seen, parse, limit),
+            Found::Nothing => {}
+        }
+        if self.is_full(server) && self.store.find(parse.query, parse.parameter_types).is_none() {
+            refuse(
+                server,
+                splice,
+                seen,
+                ErrorMessage::error(
+                    SqlState::OUT_OF_MEMORY,
+                    "too many prepared statements (max_prepared_statement_bytes)",
+                ),
+            )?;
+            return Ok(Entered::Done);
+        }
+        let mut text = None;
+        let mut prelude = Vec::new();
+        if releases.is_some() {
+            text = Some(self.stand_in(server, &mut prelude)?);
+        }
+        let query = text.as_ref().map_or(parse.query, |text| text.as_bytes());
+        let statement = self.store.intern(query, parse.parameter_types);
+        let id = statement.id();
+        let owed = Owed::client(Expects::Parse).slot(Slot::Named(id)).renaming();
+        match server.statements.presence(id, group) {
+            Presence::Unclear => return Ok(Entered::Stall),
+            // Not in a failed transaction: there PostgreSQL would refuse the Parse.
+            Presence::There
+                if server.ledger.is_in_first_group() && server.tx != TransactionStatus::Failed =>
+            {
+                splice.skip(seen.at, seen.end());
+                server.ledger.push(Owed::client(Expects::LocalParse).renaming());
+            }
+            Presence::There => {
+                let out = splice.replace(seen.at, seen.end());
+                encode::close_statement(out, server_name(id).as_bytes())?;
+                server.ledger.push(Owed::pooler(Expects::Close).slot(Slot::Named(id)));
+                encode::parse(out, server_name(id).as_bytes(), query, parse.parameter_types)?;
+                server.statements.renew(id, group);
+                server.ledger.push(owed);
+            }
+            Presence::Absent => {
+                let out = splice.replace(seen.at, seen.end());
+                out.append(&mut prelude);
+                make_room(server, statement.clone(), limit, out)?;
+                encode::parse(out, server_name(id).as_bytes(), query, parse.parameter_types)?;
+                server.ledger.push(owed);
+            }
+        }
+        let name = kept_name(parse.name);
+        let change = match releases {
+            None => Change::Take(name, statement),
+            Some(released) => Change::TakeAndRelease(name, statement, released),
+        };
+        self.names().expect(change, group);
+        Ok(Entered::Done)
+    }
+
+    /// A Parse of a name in use: the server is given it under a name that it has in use as well.
+    fn parse_taken(
+        &self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        parse: Parse<'_>,
+        limit: NonZeroUsize,
+    ) -> Result<Entered, RequestFault> {
+        let taken = self.store.empty();
+        if server.statements.presence(taken.id(), server.ledger.group()) == Presence::Unclear {
+            return Ok(Entered::Stall);
+        }
+        let out = splice.replace(seen.at, seen.end());
+        teach(server, taken, limit, out)?;
+        let name = server_name(taken.id());
+        encode::parse(out, name.as_bytes(), parse.query, parse.parameter_types)?;
+        let name = String::from_utf8_lossy(parse.name);
+        server.refusals.push_back(Refusal {
+            code: SqlState::DUPLICATE_PREPARED_STATEMENT,
+            message: ErrorMessage::error(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            ),
+        });
+        server.ledger.push(Owed::client(Expects::Refused));
+        Ok(Entered::Done)
+    }
+
+    fn bind(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        let Some(bind) = decode::bind(seen.body(), seen.header.body_len())? else {
+            return Err(RequestFault::NamesTooLong);
+        };
+        let meaning = match self.resolve(server, splice, seen, bind.statement)? {
+            Resolved::AsItIs => return Ok(None),
+            Resolved::Stall => return Ok(Some(Entered::Stall)),
+            Resolved::Meaning(meaning) => meaning,
+        };
+        let rename = |splice: &mut Splice<'_>, name: &[u8]| {
+            let rest = rewrite::bind(splice.insert(seen.at), seen.header, &bind, name)?;
+            splice.skip(seen.at, seen.at + rest);
+            Ok::<(), RequestFault>(())
+        };
+        match meaning {
+            Meaning::Unnamed => server.ledger.push(Owed::client(Expects::Bind)),
+            Meaning::Named(id) => {
+                rename(splice, server_name(id).as_bytes())?;
+                server.ledger.push(Owed::client(Expects::Bind).slot(Slot::Uses(id)))
+            }
+            Meaning::Refused(message) => {
+                rename(splice, REFUSED_NAME)?;
+                push_refusal(server, message);
+                true
+            }
+        };
+        Ok(Some(Entered::Done))
+    }
+
+    fn describe(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        let target = decode::describe_or_close(seen.body())?;
+        if target.kind == Target::Portal {
+            return Ok(None);
+        }
+        let meaning = match self.resolve(server, splice, seen, target.name)? {
+            Resolved::AsItIs => return Ok(None),
+            Resolved::Stall => return Ok(Some(Entered::Stall)),
+            Resolved::Meaning(meaning) => meaning,
+        };
+        match meaning {
+            Meaning::Unnamed => server.ledger.push(Owed::client(Expects::Describe)),
+            Meaning::Named(id) => {
+                let out = splice.replace(seen.at, seen.end());
+                encode::describe_statement(out, server_name(id).as_bytes())?;
+                server.ledger.push(Owed::client(Expects::Describe).slot(Slot::Uses(id)))
+            }
+            Meaning::Refused(message) => {
+                let out = splice.replace(seen.at, seen.end());
+                encode::describe_statement(out, REFUSED_NAME)?;
+                push_refusal(server, message);
+                true
+            }
+        };
+        Ok(Some(Entered::Done))
+    }
+
+    fn close(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        let target = decode::describe_or_close(seen.body())?;
+        let is_named = !target.name.is_empty();
+        if target.kind == Target::Portal || (is_named && self.named_max().is_none()) {
+            return Ok(None);
+        }
+        let group = server.ledger.group();
+        self.names().expect(Change::Release(kept_name(target.name)), group);
+        if is_named {
+            // The server keeps its copy for others.
+            splice.skip(seen.at, seen.end());
+            server.ledger.push(Owed::client(Expects::LocalClose).renaming());
+        } else {
+            server.statements.unnamed_asked(0, group);
+            server.ledger.push(Owed::client(Expects::Close).slot(Slot::Unnamed(0)).renaming());
+        }
+        Ok(Some(Entered::Done))
+    }
+
+    /// An Execute matters if it may run what takes statements away.
+    fn execute(&mut self, server: &mut Server) -> Option<Entered> {
+        let names = self.names.as_mut().filter(|names| names.executes_may_forget)?;
+        names.expect(Change::Open, server.ledger.group());
+        server.ledger.push(Owed::client(Expects::Execute).renaming());
+        Some(Entered::Done)
+    }
+
+    /// Finds what a Bind or Describe is about and sees to it that the server has it, by a Parse in
+    /// front if need be. Nothing is done if it stalls.
+    fn resolve(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        name: &[u8],
+    ) -> Result<Resolved, RequestFault> {
+        let group = server.ledger.group();
+        let limit = match (name.is_empty(), self.named_max()) {
+            // A Query that is under way drops the unnamed statement.
+            (true, _) if server.ledger.queries_owed() > 0 => return Ok(Resolved::Stall),
+            (true, _) => None,
+            (false, Some(limit)) => Some(limit),
+            (false, None) => return Ok(Resolved::AsItIs),
+        };
+        let statement = match self.find(name, group) {
+            Found::Unclear => return Ok(Resolved::Stall),
+            Found::Statement(statement) => statement.clone(),
+            Found::Nothing if name.is_empty() => return Ok(Resolved::missing(name)),
+            // The server's own error names it; but the server's names are not the client's.
+            Found::Nothing if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => {
+                return Ok(Resolved::missing(name));
+            }
+            Found::Nothing => return Ok(Resolved::AsItIs),
+        };
+        let id = statement.id();
+        let is_bind = seen.header.tag == b'B';
+        let meaning = match limit {
+            Some(limit) => match server.statements.presence(id, group) {
+                Presence::Unclear => return Ok(Resolved::Stall),
+                Presence::There => Meaning::Named(id),
+                Presence::Absent => {
+                    teach(server, &statement, limit, splice.insert(seen.at))?;
+                    Meaning::Named(id)
+                }
+            },
+            None if server.statements.is_unnamed(id, group) => Meaning::Unnamed,
+            None if !statement.is_kept() => return Ok(Resolved::missing(name)),
+            None => {
+                let (query, types) = (statement.query(), statement.parameter_types());
+                encode::parse(splice.insert(seen.at), b"", query, types)?;
+                server.statements.unnamed_asked(id, group);
+                server.ledger.push(Owed::pooler(Expects::Parse).slot(Slot::Unnamed(id)));
+                Meaning::Unnamed
+            }
+        };
+        if is_bind && statement.may_forget() {
+            self.names().executes_may_forget = true;
+        }
+        Ok(Resolved::Meaning(meaning))
+    }
+}
+
+/// What the name in a Bind or Describe comes to.
+enum Resolved {
+    /// It goes to the server as it is.
+    AsItIs,
+    /// That is open.
+    Stall,
+    Meaning(Meaning),
+}
+
+enum Meaning {
+    /// The server's unnamed statement is the client's.
+    Unnamed,
+    /// The server has it under this number.
+    Named(u64),
+    /// There is no such statement: the client is told so.
+    Refused(ErrorMessage),
+}
+
+impl Resolved {
+    fn missing(name: &[u8]) -> Self {
+        let text = match name {
+            [] => "unnamed prepared statement does not exist".to_owned(),
+            name => {
+                format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+            }
+        };
+        let code = SqlState::INVALID_SQL_STATEMENT_NAME;
+        Self::Meaning(Meaning::Refused(ErrorMessage::error(code, text)))
+    }
+}
+
+/// Puts a message that cannot succeed in the place of one that is refused.
+fn refuse(
+    server: &mut Server,
+    splice: &mut Splice<'_>,
+    seen: Seen<'_>,
+    message: ErrorMessage,
+) -> Result<(), RequestFault> {
+    encode::bind_no_parameters(splice.replace(seen.at, seen.end()), REFUSED_NAME)?;
+    push_refusal(server, message);
+    Ok(())
+}
+
+/// Records that the client is told `message` when the server misses [`REFUSED_NAME`].
+fn push_refusal(server: &mut Server, message: ErrorMessage) {
+    server.refusals.push_back(Refusal { code: SqlState::INVALID_SQL_STATEMENT_NAME, message });
+    server.ledger.push(Owed::client(Expects::Refused));
+}
+
+/// Has the server parse a statement that it does not know; nothing if it does.
+fn teach(
+    server: &mut Server,
+    statement: &Arc<Statement>,
+    limit: NonZeroUsize,
+    out: &mut Vec<u8>,
+) -> Result<(), RequestFault> {
+    let (id, group) = (statement.id(), server.ledger.group());
+    if server.statements.presence(id, group) == Presence::Absent {
+        make_room(server, statement.clone(), limit, out)?;
+        let (query, types) = (statement.query(), statement.parameter_types());
+        encode::parse(out, server_name(id).as_bytes(), query, types)?;
+        server.ledger.push(Owed::pooler(Expects::Parse).slot(Slot::Named(id)));
+    }
+    Ok(())
+}
+
+/// Enters a statement that is about to be parsed among those the server knows, and closes those
+/// that it has no more room for.
+fn make_room(
+    server: &mut Server,
+    statement: Arc<Statement>,
+    limit: NonZeroUsize,
+    out: &mut Vec<u8>,
+) -> Result<(), RequestFault> {
+    let group = server.ledger.group();
+    for id in server.statements.insert(statement, group, limit) {
+        encode::close_statement(out, server_name(id).as_bytes())?;
+        server.ledger.push(Owed::pooler(Expects::Close).slot(Slot::Named(id)));
+    }
+    server.shared.statement_count.store(server.statements.len() as u64, Ordering::Relaxed);
+    Ok(())
+}
