@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -174,6 +175,7 @@ async fn settle(
     pool: &crate::server::pools::ServerPool,
 ) {
     let backend_pid = lease.shared.backend_pid;
+    lease.shared.client_id.store(0, Ordering::Relaxed);
     match cleanup::clean_up(lease, plan).await {
         Ok(lease) => idle::park(lease, worker),
         Err(error) => tracing::info!(

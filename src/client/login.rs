@@ -95,6 +95,7 @@ impl Ready {
                 unsent: Vec::new(),
                 streaming_left: 0,
                 stray_left: 0,
+                skips_to_sync: false,
                 startup_settings: parts.settings.clone(),
                 settings: parts.settings,
                 names: None,

@@ -136,7 +136,8 @@ impl Session {
             && server.ledger.is_settled()
             && self.streaming_left == 0;
         if is_first && replay_settings(server, &self.settings, &mut splice)? {
-            self.registration.client.unlink();
+            // A cancel that hit that query would leave the request to run under other settings.
+            self.registration.client.await_server();
             self.replaying = true;
         }
         let naming = self.naming();
@@ -226,7 +227,9 @@ impl Session {
             lease.keep(&input[walked.consumed..]);
             if self.replaying && !lease.ledger.head_is_poolers() {
                 self.replaying = false;
-                self.registration.client.link(&lease.shared);
+                if self.client().link(&lease.shared) {
+                    self.send_late_cancel(&lease);
+                }
             }
             if !std::sync::Arc::ptr_eq(&before, &self.settings) {
                 lease.settings = self.settings.clone();

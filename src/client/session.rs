@@ -26,7 +26,7 @@ use super::statements::ClientStatements;
 use crate::config::PoolMode;
 use crate::net::{Transport, with_scratch};
 use crate::pool::{Checkout, Hint, Outcome, Ticket};
-use crate::primitives::clock;
+use crate::primitives::{Tick, clock};
 use crate::protocol::encode;
 use crate::server::pools::{DialFailure, DialPlace, ServerPool};
 use crate::server::{Server, ServerFault, ServerLease, ServerState, Settings, idle};
@@ -90,6 +90,9 @@ pub struct Session {
     pub(super) streaming_left: usize,
     /// Bytes to come of a message that is ignored.
     pub(super) stray_left: usize,
+    /// A request of the extended protocol was cancelled before a server got it: all is ignored up
+    /// to its Sync.
+    pub(super) skips_to_sync: bool,
     /// What the client has set.
     pub(super) settings: Arc<Settings>,
     /// What it asked for at login; DISCARD ALL goes back to it.
@@ -183,7 +186,7 @@ impl Session {
             // A Parse longer than the scratch buffer is collected in `carry`.
             let long = std::mem::take(&mut self.carry);
             let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
-            let input = self.skip_strays(input);
+            let input = self.skip_ignored(input);
             let naming = self.naming();
             match super::requests::first(input, naming) {
                 First::Request => {}
@@ -211,22 +214,6 @@ impl Session {
         })
     }
 
-    /// Leaves out what an idle client's server would ignore: no server is taken for it.
-    fn skip_strays<'a>(&mut self, mut input: &'a [u8]) -> &'a [u8] {
-        loop {
-            let skipped = self.stray_left.min(input.len());
-            self.stray_left -= skipped;
-            input = &input[skipped..];
-            match super::requests::first(input, Naming::Untouched) {
-                First::Stray(header) => self.stray_left = header.len,
-                _ => return input,
-            }
-            if input.is_empty() {
-                return input;
-            }
-        }
-    }
-
     /// Gets a server for a request that has come while the client had none.
     fn request(&mut self, cx: &mut Context<'_>, input: &[u8], output: &mut Vec<u8>) -> Next {
         loop {
@@ -234,6 +221,8 @@ impl Session {
             match self.pool.pool.checkout(self.hint(), now) {
                 Checkout::Ready(lease) => match self.take_over(cx, lease) {
                     Ok(mut lease) => {
+                        // It did not wait, so no cancel can have come.
+                        let _ = self.client().link(&lease.shared);
                         return match self.forward(cx, &mut lease, input, output) {
                             Ok(_) => Next::State(Link::Linked(lease)),
                             Err(end) => self.end_linked(lease, end),
@@ -244,12 +233,12 @@ impl Session {
                 },
                 Checkout::Connect(permit) => {
                     self.carry = input.to_vec();
-                    self.client().set_state(ClientState::Waiting, now);
+                    self.begin_wait(now);
                     return Next::State(Link::Dialing(self.dial(permit)));
                 }
                 Checkout::Wait(ticket) => {
                     self.carry = input.to_vec();
-                    self.client().set_state(ClientState::Waiting, now);
+                    self.begin_wait(now);
                     return Next::State(Link::Waiting(ticket));
                 }
                 Checkout::Refused(refusal) => return Next::End(self.refused(refusal)),
@@ -257,11 +246,20 @@ impl Session {
         }
     }
 
+    fn begin_wait(&self, now: Tick) {
+        self.client().set_state(ClientState::Waiting, now);
+        self.client().await_server();
+    }
+
     fn poll_waiting(
         &mut self,
         cx: &mut Context<'_>,
         mut ticket: Ticket<Box<Server>>,
     ) -> Poll<Next> {
+        if self.client().is_wait_cancelled() {
+            // The ticket is dropped: its place, or what it was just handed, goes on.
+            return Poll::Ready(self.cancel_waiting(None));
+        }
         let outcome = match ticket.poll_wait(cx) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => {
@@ -283,6 +281,10 @@ impl Session {
     }
 
     fn poll_dialing(&mut self, cx: &mut Context<'_>, mut dial: Dial) -> Poll<Next> {
+        if self.client().is_wait_cancelled() {
+            // The dial is dropped, and its slot goes to the next that waits.
+            return Poll::Ready(self.cancel_waiting(None));
+        }
         let Poll::Ready(dialed) = dial.as_mut().poll(cx) else {
             self.link = Link::Dialing(dial);
             return Poll::Pending;
@@ -313,6 +315,9 @@ impl Session {
                 return with_scratch(|scratch| self.request(cx, &input, &mut scratch.output));
             }
         };
+        if self.client().link(&lease.shared) {
+            return self.cancel_waiting(Some(lease));
+        }
         let input = std::mem::take(&mut self.carry);
         let sent =
             with_scratch(|scratch| self.forward(cx, &mut lease, &input, &mut scratch.output));
@@ -331,8 +336,8 @@ impl Session {
         Poll::Ready(Next::State(Link::Unlinked))
     }
 
-    /// Makes a server this client's: on this worker's reactor, alive as far as is known, with
-    /// cancel requests directed to it. A server that fails is dropped, which frees its slot.
+    /// Makes a server this client's: on this worker's reactor, alive as far as is known. Cancel
+    /// requests are not directed to it yet. A server that fails is dropped, which frees its slot.
     fn take_over(
         &self,
         cx: &mut Context<'_>,
@@ -346,7 +351,6 @@ impl Session {
         let now = clock::now();
         lease.shared.set_state(ServerState::Active);
         self.client().set_state(ClientState::Active, now);
-        self.client().link(&lease.shared);
         Ok(lease)
     }
 

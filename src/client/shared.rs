@@ -78,11 +78,33 @@ pub struct ClientShared {
     state: AtomicU8,
     signal: AtomicU8,
     waker: OnceLock<Waker>,
-    /// The server it is linked to, as long as a cancel may go there. A [`CancelHold`] is taken
-    /// under this lock and nothing else.
+    /// What a cancel request would hit. A [`CancelHold`] is taken under this lock and nothing else.
     ///
     /// [`CancelHold`]: crate::server::cancel::CancelHold
-    linked: Mutex<Option<Arc<ServerShared>>>,
+    cancel_target: Mutex<CancelTarget>,
+}
+
+/// What a cancel request for a client hits at the moment.
+#[derive(Debug, Default)]
+enum CancelTarget {
+    /// Nothing: the client is idle.
+    #[default]
+    Nothing,
+    /// A request of which the server has got nothing yet, and whether it was hit.
+    Waiting { is_cancelled: bool },
+    /// What this server runs.
+    Server(Arc<ServerShared>),
+}
+
+/// What a cancel request has come to.
+#[derive(Debug)]
+pub enum Cancel {
+    /// Wrong secret, or nothing to cancel.
+    Nothing,
+    /// The client's request has not reached a server: its session deals with it.
+    OfWaiting,
+    /// It has to be sent to a server, which is held until then.
+    OfServer(CancelInFlight),
 }
 
 /// What a new client is made of.
@@ -126,7 +148,7 @@ impl ClientShared {
             state: AtomicU8::new(ClientState::Idle as u8),
             signal: AtomicU8::new(Signal::None as u8),
             waker: OnceLock::new(),
-            linked: Mutex::new(None),
+            cancel_target: Mutex::default(),
         }
     }
 
@@ -176,37 +198,66 @@ impl ClientShared {
         let _ = self.waker.set(waker.clone());
     }
 
-    /// From now on cancel requests go to `server`.
-    pub fn link(&self, server: &Arc<ServerShared>) {
+    /// From now on cancel requests are for a request that no server has got yet.
+    pub fn await_server(&self) {
+        *self.cancel_target.lock() = CancelTarget::Waiting { is_cancelled: false };
+    }
+
+    /// Whether the request that waits for a server was cancelled.
+    #[must_use]
+    pub fn is_wait_cancelled(&self) -> bool {
+        matches!(*self.cancel_target.lock(), CancelTarget::Waiting { is_cancelled: true })
+    }
+
+    /// From now on cancel requests go to `server`. True if one came while the request waited.
+    #[must_use]
+    pub fn link(&self, server: &Arc<ServerShared>) -> bool {
         server.client_id.store(self.id, Ordering::Relaxed);
-        *self.linked.lock() = Some(server.clone());
+        let before = self.retarget(CancelTarget::Server(server.clone()));
+        matches!(before, CancelTarget::Waiting { is_cancelled: true })
     }
 
     /// From now on cancel requests go nowhere. Those on their way hold the server.
     pub fn unlink(&self) {
-        let server = self.linked.lock().take();
-        if let Some(server) = server {
+        if let CancelTarget::Server(server) = self.retarget(CancelTarget::Nothing) {
             server.client_id.store(0, Ordering::Relaxed);
         }
+    }
+
+    fn retarget(&self, target: CancelTarget) -> CancelTarget {
+        std::mem::replace(&mut *self.cancel_target.lock(), target)
     }
 
     /// The server it is linked to.
     #[must_use]
     pub fn server(&self) -> Option<Arc<ServerShared>> {
-        self.linked.lock().clone()
+        match &*self.cancel_target.lock() {
+            CancelTarget::Server(server) => Some(server.clone()),
+            CancelTarget::Nothing | CancelTarget::Waiting { .. } => None,
+        }
     }
 
-    /// Begins a cancel of what this client runs, if `secret` is right and it is linked.
+    /// Begins a cancel of what this client has asked for, if `secret` is right.
     #[must_use]
-    pub fn begin_cancel(&self, secret: &[u8]) -> Option<CancelInFlight> {
+    pub fn begin_cancel(&self, secret: &[u8]) -> Cancel {
         let right = match secret.len() {
             4 => secret.ct_eq(&self.secret[..4]),
             _ => secret.ct_eq(&self.secret),
         };
         if !bool::from(right) {
-            return None;
+            return Cancel::Nothing;
         }
-        let linked = self.linked.lock();
-        Some(CancelInFlight::new(linked.as_ref()?.clone()))
+        match &mut *self.cancel_target.lock() {
+            CancelTarget::Nothing => return Cancel::Nothing,
+            CancelTarget::Server(server) => {
+                return Cancel::OfServer(CancelInFlight::new(server.clone()));
+            }
+            CancelTarget::Waiting { is_cancelled } => *is_cancelled = true,
+        }
+        // After unlock.
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+        Cancel::OfWaiting
     }
 }

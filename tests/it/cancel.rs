@@ -193,20 +193,146 @@ fn x04_cancels_racing_the_end_of_queries_hit_no_stranger() {
     stage.assert_settled(0);
 }
 
+/// A client whose requests wait behind a query that holds the only server. After the cancel the
+/// client must get `tags` while the server is still held, then be served.
+fn cancelled_while_it_waits(stage: &mut Stage, request: &[u8], rest: &[u8], tags: &str) {
+    let mut holder = stage.client();
+    stage.start_query(&mut holder, "select 'held' from pg_sleep(600)");
+    let mut waiting = stage.client();
+    waiting.send(request);
+    stage.wait_for_waiting(1);
+    cancel_client(stage, &waiting);
+    let error = waiting.expect_error();
+    assert_eq!(
+        (error.code(), error.message()),
+        ("57014", "canceling statement due to user request")
+    );
+    waiting.send(rest);
+    let reply: Vec<_> = (1..tags.len()).map(|_| waiting.receive().unwrap()).collect();
+    assert_eq!(wire::tags(&reply), &tags[1..]);
+    assert_eq!(stage.counts().cl_waiting, 0, "it has left the queue");
+    holder.expect_silence(Duration::from_millis(20));
+    cancel_client(stage, &holder);
+    assert_eq!(code(&holder.receive_reply().unwrap()), "57014", "its own cancel, not the other's");
+    assert_eq!(waiting.query("select 'usable'").value(), "usable");
+    assert_eq!(holder.query("select 'unharmed'").value(), "unharmed");
+}
+
 #[test]
-fn x05_a_cancel_of_a_waiting_client_harms_nobody() {
+fn x05_a_cancel_of_a_waiting_client_is_answered_and_takes_it_out_of_the_queue() {
+    let extended = [wire::parse("", "select 1"), wire::bind("", "", &[]), wire::execute("", 0)];
+    let extended = extended.concat();
+    for mode in ["transaction", "session"] {
+        let mut stage = Stage::open(1);
+        if mode == "session" {
+            stage = Stage::with(1, |config| config.set("pool_mode", "\"session\""));
+            // There a server is freed by its client's leaving only: one request is enough.
+            let holder = {
+                let mut holder = stage.client();
+                holder.query("select 1");
+                holder
+            };
+            let mut waiting = stage.client();
+            waiting.send(&wire::query("select 1"));
+            stage.wait_for_waiting(1);
+            cancel_client(&stage, &waiting);
+            assert_eq!(code(&waiting.receive_reply().unwrap()), "57014");
+            drop(holder);
+            assert_eq!(waiting.query("select 'usable'").value(), "usable");
+            drop(waiting);
+            stage.assert_settled(0);
+            continue;
+        }
+        let synced = [&extended[..], &wire::sync()].concat();
+        let late_sync = [wire::query("select 'skipped'"), wire::sync()].concat();
+        let long = wire::query(&format!("select '{}'", "x".repeat(100_000)));
+        cancelled_while_it_waits(&mut stage, &wire::query("select 'waited'"), b"", "EZ");
+        cancelled_while_it_waits(&mut stage, &synced, b"", "EZ");
+        // Its Sync comes later; what is in front of it is skipped.
+        cancelled_while_it_waits(&mut stage, &extended, &late_sync, "EZ");
+        // Only a part of it has come.
+        cancelled_while_it_waits(&mut stage, &long[..50_000], &long[50_000..], "EZ");
+        let call = wire::message(b'F', &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        cancelled_while_it_waits(&mut stage, &call, b"", "EZ");
+        let settled = Counts { sv_idle: 1, ..Counts::default() };
+        assert!(eventually(PATIENCE, || stage.counts() == settled));
+        stage.assert_settled(0);
+    }
+}
+
+#[test]
+fn x05_what_was_sent_behind_the_cancelled_request_is_carried_out() {
     let mut stage = Stage::open(1);
     let mut holder = stage.client();
-    stage.start_query(&mut holder, "select 'held' from pg_sleep(0.5)");
+    holder.query("begin");
     let mut waiting = stage.client();
-    waiting.send(&wire::query("select 'waited'"));
+    waiting.send(&[wire::query("select 'cancelled'"), wire::query("select 'second'")].concat());
     stage.wait_for_waiting(1);
     cancel_client(&stage, &waiting);
-    assert_eq!(holder.receive_reply().unwrap().value(), "held", "a stranger was hit");
-    let reply = waiting.receive_reply().unwrap();
-    // It may also be told that it was cancelled.
-    assert!(code(&reply) == "57014" || reply.value() == "waited", "{reply:?}");
+    assert_eq!(code(&waiting.receive_reply().unwrap()), "57014");
+    stage.wait_for_waiting(1);
+    holder.query("commit");
+    assert_eq!(waiting.receive_reply().unwrap().value(), "second");
     stage.assert_settled(2);
+}
+
+#[test]
+fn x05_a_cancel_of_a_client_whose_server_is_being_connected() {
+    let scripts =
+        vec![vec![Step::Login, Step::Serve], vec![Step::Stall], vec![Step::Login, Step::Serve]];
+    let fake = FakePostgres::start(scripts);
+    let config = Config::new().database_at("app", fake.address(), "pool_size = 2");
+    let pgbaton = Pgbaton::start(&config);
+    let login = || Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+    let (mut holder, mut waiting) = (login(), login());
+    // Takes the server that the logins have left; it is in the pool until then.
+    holder.send(&[wire::parse("", "x"), wire::flush()].concat());
+    fake.wait_for(|event| matches!(event, Event::Message(0, b'H', _)));
+    waiting.send(&wire::query("select"));
+    fake.wait_for(|event| matches!(event, Event::Connected(1)));
+    cancel(pgbaton.address(), waiting.pid, &waiting.secret);
+    let reply = waiting.receive_reply().unwrap();
+    assert_eq!((code(&reply), reply.status), ("57014", b'I'));
+    // The dial was given up with it; the next request has one of its own.
+    assert_eq!(waiting.try_query("select").unwrap().tags, ["SELECT 0"]);
+    assert_eq!(fake.connections(), 3);
+}
+
+#[test]
+fn x05_cancels_racing_the_hand_off_leave_every_client_with_one_answer() {
+    const ROUNDS: usize = 300;
+    let mut stage = Stage::open(1);
+    let address = stage.pgbaton.address();
+    let login = stage.login();
+    let (mut cancelled, mut served) = (0, 0);
+    thread::scope(|scope| {
+        let stranger = scope.spawn({
+            let login = login.clone();
+            move || {
+                let mut stranger = Wire::login(address, &login);
+                for n in 0..ROUNDS {
+                    let reply = stranger.query(&format!("select {n} from pg_sleep(0.002)"));
+                    assert_eq!(reply.value(), n.to_string(), "a stranger was hit");
+                }
+            }
+        });
+        let mut client = Wire::login(address, &login);
+        for n in 0..ROUNDS {
+            client.send(&wire::query(&format!("select {n} from pg_sleep(0.001)")));
+            thread::sleep(Duration::from_micros(u64::try_from(n % 10).unwrap() * 250));
+            cancel(address, client.pid, &client.secret);
+            let reply = client.receive_reply().unwrap();
+            match code(&reply) {
+                "" => served += usize::from(reply.value() == n.to_string()),
+                "57014" => cancelled += 1,
+                other => panic!("{other}: {reply:?}"),
+            }
+        }
+        stranger.join().expect("no stranger was hit");
+    });
+    assert_eq!(cancelled + served, ROUNDS);
+    assert!(cancelled > 0 && served > 0, "{cancelled} cancelled, {served} served");
+    stage.assert_settled(0);
 }
 
 #[test]
