@@ -37,6 +37,9 @@ pub enum SessionEnd {
     /// The pool took no more waiters, or is closed.
     #[error("pool refused: {0}")]
     Refused(Refusal),
+    /// It began a transaction block in statement pooling mode.
+    #[error("transaction blocks not allowed in statement pooling mode")]
+    TransactionBlock,
     /// pgbaton is stopping, or the console said so.
     #[error("{0}")]
     Stopped(&'static str),
@@ -51,6 +54,7 @@ impl SessionEnd {
             Self::Server(fault) => return fault.client_message(),
             Self::NoServer(message) => return Some(message.clone()),
             Self::Violation(fault) => (SqlState::PROTOCOL_VIOLATION, fault.to_string()),
+            Self::TransactionBlock => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
             Self::QueryWaitTimeout => {
                 (SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout".to_owned())
             }

@@ -235,6 +235,9 @@ impl Session {
                 lease.settings = self.settings.clone();
                 *self.client().settings.lock() = self.settings.clone();
             }
+            if self.mode == PoolMode::Statement && lease.saw_block {
+                return Replied::Released(self.refuse_block(cx, lease, walked.bytes));
+            }
             let is_over = self.mode != PoolMode::Session && lease.is_free() && !self.terminated;
             let kept = if is_over && self.starts_reset(cx, &mut lease) {
                 Ok(lease)
@@ -256,6 +259,21 @@ impl Session {
                 Err(link) => Replied::Released(Next::State(link)),
             }
         })
+    }
+
+    /// Ends a client that began a transaction block in statement mode: it gets what came in front of
+    /// the ReadyForQuery that tells so, and its transaction is rolled back.
+    fn refuse_block(&mut self, cx: &mut Context<'_>, lease: ServerLease, bytes: &[u8]) -> Next {
+        const READY_BYTES: usize = 6;
+        let told = match bytes.split_last_chunk::<READY_BYTES>() {
+            Some((before, [b'Z', 0, 0, 0, 5, _])) if lease.streaming.left_bytes == 0 => before,
+            _ => bytes,
+        };
+        let end = match self.deliver(cx, told) {
+            Ok(()) => SessionEnd::TransactionBlock,
+            Err(e) => SessionEnd::ClientIo(e),
+        };
+        self.end_linked(lease, end)
     }
 
     /// With `server_reset_query_always`, has the server run that query before it is given back.

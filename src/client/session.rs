@@ -349,6 +349,7 @@ impl Session {
             lease.rehome(self.worker.index, inbox)?;
         }
         let now = clock::now();
+        lease.saw_block = false;
         lease.shared.set_state(ServerState::Active);
         self.client().set_state(ClientState::Active, now);
         Ok(lease)

@@ -9,17 +9,15 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-/// Parameters that PostgreSQL reports and that belong to a session: a change reported while a
-/// client is linked is the client's own. Other reported ones describe the server.
-const TRACKED: [&str; 8] = [
-    "application_name",
-    "client_encoding",
-    "datestyle",
-    "default_transaction_read_only",
-    "intervalstyle",
-    "search_path",
-    "standard_conforming_strings",
-    "timezone",
+/// Parameters that PostgreSQL reports and that no session can set: they describe the server, or
+/// who is logged in to it. Whatever else it reports, now or in a later version, is a setting.
+const DESCRIPTIVE: [&str; 6] = [
+    "in_hot_standby",
+    "integer_datetimes",
+    "is_superuser",
+    "server_encoding",
+    "server_version",
+    "session_authorization",
 ];
 
 /// A set of session settings, sorted by name. Immutable and shared.
@@ -39,7 +37,7 @@ struct Setting {
 /// Whether a change of this parameter, once reported, is the linked client's.
 #[must_use]
 pub fn is_tracked(name: &[u8]) -> bool {
-    TRACKED.iter().any(|t| t.as_bytes().eq_ignore_ascii_case(name))
+    !DESCRIPTIVE.iter().any(|d| d.as_bytes().eq_ignore_ascii_case(name))
 }
 
 impl Settings {
@@ -222,7 +220,7 @@ mod tests {
 
     #[test]
     fn tracked_parameters_are_known_in_any_case() {
-        assert!(is_tracked(b"TimeZone"));
-        assert!(!is_tracked(b"in_hot_standby"));
+        assert!(is_tracked(b"TimeZone") && is_tracked(b"search_path") && is_tracked(b"new.one"));
+        assert!(!is_tracked(b"in_hot_standby") && !is_tracked(b"Server_Version"));
     }
 }

@@ -8,6 +8,7 @@ use crate::support::postgres::{MD5_ROLE, Postgres, SCRAM_ROLE, SUPERUSER};
 use crate::support::wire::{self, Login, Wire, bind, execute, flush, parse, query, sync};
 
 mod settings;
+mod statement_mode;
 mod statements;
 
 /// A database of the test's own behind a pgbaton of its own.

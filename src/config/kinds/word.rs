@@ -16,6 +16,8 @@ pub enum PoolMode {
     Session,
     /// When the transaction ends.
     Transaction,
+    /// When the statement ends; transaction blocks are not allowed.
+    Statement,
 }
 
 /// How clients prove who they are.
@@ -71,9 +73,11 @@ pub(in crate::config) trait Words: Copy + PartialEq + 'static {
 }
 
 impl Words for PoolMode {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("session", Self::Session), ("transaction", Self::Transaction)];
-    const UNSUPPORTED: &'static [&'static str] = &["statement"];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("session", Self::Session),
+        ("transaction", Self::Transaction),
+        ("statement", Self::Statement),
+    ];
 }
 
 impl Words for AuthType {

@@ -85,8 +85,8 @@ fn keys_and_words_of_pgbouncer() {
         &format!("config.toml:2:5: databases.a.connect_query is {UNSUPPORTED}"),
     );
     one(
-        "[general]\npool_mode = \"statement\"",
-        &format!("config.toml:2:13: pool_mode: \"statement\" is {UNSUPPORTED}"),
+        "[general]\nauth_type = \"hba\"",
+        &format!("config.toml:2:13: auth_type: \"hba\" is {UNSUPPORTED}"),
     );
     one(
         "[general]\nauth_type = \"hba\"",
@@ -111,7 +111,7 @@ fn bad_values_of_each_kind() {
     for (line, expected) in [
         (
             "pool_mode = \"transacton\"",
-            "2:13: pool_mode: expected \"session\" or \"transaction\", found \"transacton\"",
+            "2:13: pool_mode: expected \"session\", \"transaction\" or \"statement\", found \"transacton\"",
         ),
         (
             "log_level = 3",

@@ -248,7 +248,7 @@ fn words_in_any_case() {
     assert_eq!(PoolMode::Transaction.to_string(), "transaction");
     assert!(LogLevel::Error < LogLevel::Warn && LogLevel::Info < LogLevel::Debug);
     assert!(refused("pool_mode = 1"));
-    assert!(refused("pool_mode = \"statement\""));
+    assert_eq!(general("pool_mode = \"statement\"").general.pool_mode, PoolMode::Statement);
 }
 
 #[test]
