@@ -13,6 +13,7 @@ use super::end::{LoginError, SessionEnd};
 use super::hub::{Hub, Worker, WorkerPlace};
 use super::login::{self, ConsoleClient, LoggedIn};
 use super::session::{Link, Session};
+use super::shared::ClientShared;
 use crate::net::{Listener, Transport};
 use crate::observe::logs::one_line;
 use crate::protocol::SqlState;
@@ -74,7 +75,7 @@ async fn serve(accepted: Box<Accepted>, place: WorkerPlace) {
     let serving = Box::pin(log_in(accepted)).await;
     match serving {
         Serving::Nobody => {}
-        Serving::Console(console) => console.await,
+        Serving::Console(served) | Serving::Dedicated(served) => served.await,
         Serving::Session(session) => run(session).await,
     }
     drop(place);
@@ -84,6 +85,7 @@ async fn serve(accepted: Box<Accepted>, place: WorkerPlace) {
 enum Serving {
     Nobody,
     Console(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Dedicated(Pin<Box<dyn Future<Output = ()> + Send>>),
     Session(Box<Session>),
 }
 
@@ -116,6 +118,7 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
         Ok(ready) => match ready.start(framed) {
             LoggedIn::Console(client) => Serving::Console(console(hub, client)),
             LoggedIn::Session(session) => Serving::Session(session),
+            LoggedIn::Dedicated(dedicated) => Serving::Dedicated(Box::pin(dedicated.serve())),
         },
         Err(error) => {
             if let Some(message) = error.client_message() {
@@ -154,7 +157,7 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     }
     let link = std::mem::replace(&mut session.link, Link::Unlinked);
     session.client().unlink();
-    log_end(&session, &end);
+    log_end(&session.hub, session.client(), &end);
     let plan = plan_clean_up(&session, &end);
     let (worker, pool) = (session.worker.clone(), Arc::clone(&session.pool));
     // The client is gone from the tables and its socket closed before the server is cleaned up.
@@ -207,9 +210,9 @@ fn plan_clean_up(session: &Session, end: &SessionEnd) -> CleanUp {
     }
 }
 
-fn log_end(session: &Session, end: &SessionEnd) {
-    let client = session.client();
-    let general = &session.hub.config.load().general;
+/// The one log line about a session's end.
+pub(super) fn log_end(hub: &Hub, client: &ClientShared, end: &SessionEnd) {
+    let general = &hub.config.load().general;
     let told = end.client_message().is_some();
     let age_ms = crate::primitives::clock::now().since(client.connected_at).as_millis();
     if told && general.log_pooler_errors {

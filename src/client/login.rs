@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::cancel;
+use super::dedicated::{Dedicated, Flow};
 use super::end::LoginError;
 use super::hub::{ClientPlace, Hub, Registration, Worker};
 use super::routes;
@@ -14,10 +15,10 @@ use crate::config::{AuthType, Config, PoolMode};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::startup::{self, Initial, Startup};
+use crate::protocol::startup::{self, Initial, Parameter, Replication, Startup};
 use crate::server::framed::{Framed, ReadError};
 use crate::server::pools::ServerPool;
-use crate::server::{Greeting, Settings};
+use crate::server::{Greeting, ServerLease, Settings};
 
 mod authenticate;
 mod borrow;
@@ -32,6 +33,8 @@ const CONSOLE_DATABASES: [&str; 2] = ["pgbaton", "pgbouncer"];
 pub enum LoggedIn {
     /// A session with a pool.
     Session(Box<Session>),
+    /// A replication connection with a server of its own.
+    Dedicated(Box<Dedicated>),
     /// The console.
     Console(ConsoleClient),
 }
@@ -52,6 +55,8 @@ pub struct ConsoleClient {
 pub enum Ready {
     /// To a session.
     Session(Box<SessionParts>),
+    /// To a relay to a server of its own.
+    Dedicated(Box<DedicatedParts>),
     /// To the console.
     Console {
         /// Who it is.
@@ -73,6 +78,16 @@ pub struct SessionParts {
     settings: Arc<Settings>,
 }
 
+/// What a replication connection is made of, beside its socket.
+#[derive(Debug)]
+pub struct DedicatedParts {
+    place: ClientPlace,
+    hub: Arc<Hub>,
+    registration: Registration,
+    pool: Arc<ServerPool>,
+    lease: ServerLease,
+}
+
 impl Ready {
     /// Hands the connection over.
     #[must_use]
@@ -81,6 +96,16 @@ impl Ready {
             Self::Console { user, is_admin } => {
                 LoggedIn::Console(ConsoleClient { framed, user, is_admin })
             }
+            Self::Dedicated(parts) => LoggedIn::Dedicated(Box::new(Dedicated {
+                transport: framed.transport,
+                _place: parts.place,
+                registration: parts.registration,
+                hub: parts.hub,
+                _pool: PoolClient::new(parts.pool),
+                lease: parts.lease,
+                to_server: Flow::beginning_with(framed.buffer),
+                to_client: Flow::beginning_with(Vec::new()),
+            })),
             Self::Session(parts) => LoggedIn::Session(Box::new(Session {
                 transport: framed.transport,
                 _place: parts.place,
@@ -135,7 +160,7 @@ pub async fn login(
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         return console(hub, &config, framed, user).await;
     }
-    let place = admit(hub, &config, &startup)?;
+    let place = admit(hub, &config)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
     let Some(pool) = routes::pool(hub, &config, &database, &user) else {
         return Err(LoginError::refused(
@@ -143,54 +168,66 @@ pub async fn login(
             format!("database \"{database}\" does not exist"),
         ));
     };
-    let greeting = borrow::greeting(&pool, worker).await?;
-    let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
-    let registration = hub
-        .register(
-            worker,
-            pool.database.clone(),
-            pool.user.clone(),
-            &framed.transport,
-            settings.clone(),
-        )
-        .ok_or_else(|| {
-            LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
-        })?;
-    let welcome = welcome(&greeting, &settings, &registration, startup.negotiated_minor())
-        .map_err(|e| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string()))?;
-    framed.send(&welcome).await?;
+    let minor = startup.negotiated_minor();
+    let hub = hub.clone();
+    let (ready, peer) = if startup.replication.is_some() {
+        let parameters = verbatim_parameters(&config, &startup);
+        let (lease, greeting) = borrow::dedicated(&pool, worker, &parameters).await?;
+        let settings = Settings::default();
+        let registration = register(&hub, worker, &pool, framed, Arc::default())?;
+        framed.send(&welcome(&greeting, &settings, &registration, minor)?).await?;
+        let peer = registration.client.peer;
+        (Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease })), peer)
+    } else {
+        let greeting = borrow::greeting(&pool, worker).await?;
+        let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
+        let registration = register(&hub, worker, &pool, framed, settings.clone())?;
+        framed.send(&welcome(&greeting, &settings, &registration, minor)?).await?;
+        let (worker, mode) = (worker.clone(), pool.settings.load().mode);
+        let peer = registration.client.peer;
+        let parts = SessionParts { place, hub, worker, registration, pool, mode, settings };
+        (Ready::Session(Box::new(parts)), peer)
+    };
     if config.general.log_connections {
-        tracing::info!(
-            client = %registration.client.peer, database, user, "login attempt succeeded"
-        );
+        tracing::info!(client = %peer, database, user, "login attempt succeeded");
     }
-    let mode = pool.settings.load().mode;
-    Ok(Ready::Session(Box::new(SessionParts {
-        place,
-        hub: hub.clone(),
-        worker: worker.clone(),
-        registration,
-        pool,
-        mode,
-        settings,
-    })))
+    Ok(ready)
 }
 
-/// Whether there is room for this client, and a way to serve it.
-fn admit(hub: &Arc<Hub>, config: &Config, startup: &Startup) -> Result<ClientPlace, LoginError> {
-    let place = hub.take_client_place(config.general.max_client_conn).ok_or_else(|| {
+fn register(
+    hub: &Hub,
+    worker: &Arc<Worker>,
+    pool: &ServerPool,
+    framed: &Framed,
+    settings: Arc<Settings>,
+) -> Result<Registration, LoginError> {
+    let (database, user) = (pool.database.clone(), pool.user.clone());
+    hub.register(worker, database, user, &framed.transport, settings).ok_or_else(|| {
+        LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
+    })
+}
+
+/// The parameters of a replication connection, which its server gets as they are.
+fn verbatim_parameters(config: &Config, startup: &Startup) -> Vec<Parameter> {
+    let ignored = &config.general.ignore_startup_parameters;
+    let is_ignored = |name: &[u8]| ignored.iter().any(|i| i.as_bytes().eq_ignore_ascii_case(name));
+    let kind = startup.replication.map(|kind| match kind {
+        Replication::Physical => (Box::from(&b"replication"[..]), Box::from(&b"true"[..])),
+        Replication::Database => (Box::from(&b"replication"[..]), Box::from(&b"database"[..])),
+    });
+    let options = startup.options_raw.clone().map(|raw| (Box::from(&b"options"[..]), raw));
+    let further = startup.parameters.iter().cloned().chain(options);
+    kind.into_iter().chain(further.filter(|(name, _)| !is_ignored(name))).collect()
+}
+
+/// A place for this client, if there is room.
+fn admit(hub: &Arc<Hub>, config: &Config) -> Result<ClientPlace, LoginError> {
+    hub.take_client_place(config.general.max_client_conn).ok_or_else(|| {
         LoginError::refused(
             SqlState::TOO_MANY_CONNECTIONS,
             "no more connections allowed (max_client_conn)",
         )
-    })?;
-    if startup.replication.is_some() {
-        return Err(LoginError::refused(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            "replication connections are not supported",
-        ));
-    }
-    Ok(place)
+    })
 }
 
 /// Reads up to the StartupMessage, answering what may come before it.
@@ -272,15 +309,17 @@ fn welcome(
     settings: &Settings,
     registration: &Registration,
     minor: u16,
-) -> Result<Vec<u8>, EncodeError> {
+) -> Result<Vec<u8>, LoginError> {
+    let internal = |e: EncodeError| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string());
     let mut bytes = Vec::with_capacity(512);
     encode::authentication_ok(&mut bytes);
     for (name, value) in &greeting.parameters {
         let own = std::str::from_utf8(name).ok().and_then(|n| settings.value(n));
-        encode::parameter_status(&mut bytes, name, own.unwrap_or(value))?;
+        encode::parameter_status(&mut bytes, name, own.unwrap_or(value)).map_err(internal)?;
     }
     let client = &registration.client;
-    encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret(minor))?;
+    encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret(minor))
+        .map_err(internal)?;
     encode::ready_for_query(&mut bytes, TransactionStatus::Idle);
     Ok(bytes)
 }

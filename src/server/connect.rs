@@ -15,6 +15,7 @@ use crate::net::{SocketOptions, Transport};
 use crate::protocol::decode::{self, Authentication};
 use crate::protocol::encode;
 use crate::protocol::frame;
+use crate::protocol::startup::Parameter;
 use crate::tasks;
 
 /// Whom to log in as, and where.
@@ -30,6 +31,8 @@ pub struct Target<'a> {
     pub secret: Option<&'a Secret>,
     /// SCRAM keys derived before.
     pub keys: &'a ServerKeys,
+    /// Further parameters of the StartupMessage, as (name, value).
+    pub parameters: &'a [Parameter],
     /// TCP options.
     pub options: &'a SocketOptions,
     /// Limit for connecting and logging in together.
@@ -60,8 +63,9 @@ pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
         let mut framed = Framed::new(transport);
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
-        let parameters = [(&b"user"[..], user), (&b"database"[..], dbname)];
-        encode::startup(&mut startup, parameters, 0)?;
+        let own = [(&b"user"[..], user), (&b"database"[..], dbname)];
+        let further = target.parameters.iter().map(|(name, value)| (&**name, &**value));
+        encode::startup(&mut startup, own.into_iter().chain(further), 0)?;
         framed.send(&startup).await.map_err(ConnectError::Lost)?;
         authenticate(&mut framed, target).await?;
         finish(framed).await

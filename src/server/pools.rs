@@ -23,11 +23,12 @@ use super::settings::Settings;
 use crate::auth::Secret;
 use crate::auth::scram::ClientKeys;
 use crate::config::PoolMode;
-use crate::net::SocketOptions;
+use crate::net::{SocketOptions, Transport};
 use crate::observe::logs::one_line;
 use crate::pool::{Budget, Permit, Pool, PoolLimits};
 use crate::primitives::{Tick, clock};
 use crate::protocol::error::ErrorMessage;
+use crate::protocol::startup::Parameter;
 use crate::timeouts::TimeoutHandle;
 
 /// The first pause after a failed dial; each further failure doubles it.
@@ -178,6 +179,62 @@ impl ServerPool {
         permit: Permit<Box<Server>>,
         place: DialPlace,
     ) -> Result<ServerLease, DialFailure> {
+        match self.connect(&place, &[]).await {
+            Ok((server, greeting)) => {
+                self.note_success(Some(greeting));
+                Ok(permit.fulfil(server))
+            }
+            Err((error, retry_at)) => Err(DialFailure { permit, error, retry_at }),
+        }
+    }
+
+    /// Connects a server for one client alone, with parameters of that client's own, on a slot of
+    /// this pool: whatever server has the slot is closed first. Gives the server and its own
+    /// greeting; it must be discarded after its client. Dropping the future frees the slot.
+    ///
+    /// # Errors
+    /// The failure, noted; the slot is free.
+    pub async fn dedicate(
+        self: Arc<Self>,
+        slot: Slot,
+        place: DialPlace,
+        parameters: &[Parameter],
+    ) -> Result<(ServerLease, Greeting), ConnectError> {
+        let slot = match slot {
+            Slot::Used(mut lease) => {
+                // Closed before the next one is connected: the server never sees one too many.
+                lease.transport = Transport::Closed;
+                Slot::Used(lease)
+            }
+            slot @ Slot::New(_) => slot,
+        };
+        match (self.connect(&place, parameters).await, slot) {
+            (Ok((server, greeting)), Slot::New(permit)) => {
+                self.note_success(None);
+                Ok((permit.fulfil(server), greeting))
+            }
+            (Ok((server, greeting)), Slot::Used(mut lease)) => {
+                self.note_success(None);
+                *lease = server;
+                Ok((lease, greeting))
+            }
+            (Err((error, retry_at)), Slot::New(permit)) => {
+                permit.fail(retry_at);
+                Err(error)
+            }
+            (Err((error, _)), Slot::Used(lease)) => {
+                lease.discard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects and logs in. A failure is noted; it comes with the time of the next attempt.
+    async fn connect(
+        self: &Arc<Self>,
+        place: &DialPlace,
+        parameters: &[Parameter],
+    ) -> Result<(Box<Server>, Greeting), (ConnectError, Tick)> {
         let settings = self.settings.load_full();
         let target = Target {
             endpoint: &settings.endpoint,
@@ -185,6 +242,7 @@ impl ServerPool {
             user: &settings.server_user,
             secret: settings.server_secret.as_ref(),
             keys: &self.keys,
+            parameters,
             options: &settings.socket_options,
             timeout: settings.connect_timeout,
         };
@@ -192,7 +250,7 @@ impl ServerPool {
             Ok(login) => {
                 let shared = Arc::new(ServerShared::new(
                     NEXT_SERVER_ID.fetch_add(1, Ordering::Relaxed),
-                    &self,
+                    self,
                     settings.server_user.as_str().into(),
                     settings.endpoint.clone(),
                     &login.transport,
@@ -201,14 +259,14 @@ impl ServerPool {
                     clock::now(),
                 ));
                 self.servers.insert(&shared);
-                let weak = Arc::downgrade(&self);
-                let server = Server::new(login.transport, place.worker, shared, weak, place.inbox);
-                self.note_success(login.greeting);
-                Ok(permit.fulfil(server))
+                let weak = Arc::downgrade(self);
+                let inbox = place.inbox.clone();
+                let server = Server::new(login.transport, place.worker, shared, weak, inbox);
+                Ok((server, login.greeting))
             }
             Err(error) => {
                 let retry_at = self.note_failure(&error, &settings);
-                Err(DialFailure { permit, error, retry_at })
+                Err((error, retry_at))
             }
         }
     }
@@ -278,8 +336,9 @@ impl ServerPool {
         }
     }
 
-    fn note_success(&self, greeting: Greeting) {
+    fn note_success(&self, greeting: Option<Greeting>) {
         *self.failure.lock() = Failure::default();
+        let Some(greeting) = greeting else { return };
         let known = self.greeting.load();
         if known.as_deref() != Some(&greeting) {
             self.greeting.store(Some(Arc::new(greeting)));
@@ -320,6 +379,15 @@ static NEXT_SERVER_ID: AtomicU64 = AtomicU64::new(1);
 /// Between half of `pause` and all of it, so that pools do not knock in step.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
+}
+
+/// A slot of a pool, in the hands of somebody who needs a server of his own.
+#[derive(Debug)]
+pub enum Slot {
+    /// The right to dial.
+    New(Permit<Box<Server>>),
+    /// With a server that was logged in for everybody.
+    Used(ServerLease),
 }
 
 /// A dial that failed.

@@ -10,6 +10,7 @@ mod lifecycle;
 mod limits;
 mod pgbench;
 mod readme;
+mod replication;
 mod servers;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -33,6 +33,7 @@ pub const SCRAM_DATABASE: &str = "scram";
 
 const HBA: &str = "\
 local   all      all                   trust
+host    replication all   127.0.0.1/32 trust
 host    password all      127.0.0.1/32 password
 host    md5      all      127.0.0.1/32 md5
 host    scram    all      127.0.0.1/32 scram-sha-256

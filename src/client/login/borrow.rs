@@ -15,7 +15,8 @@ use crate::protocol::error::ErrorMessage;
 use crate::protocol::frame::{self, HEADER_LEN};
 use crate::protocol::ledger::{Expects, Fate, Owed};
 use crate::protocol::sqlstate::SqlState;
-use crate::server::pools::{DialPlace, ServerPool};
+use crate::protocol::startup::Parameter;
+use crate::server::pools::{DialPlace, ServerPool, Slot};
 use crate::server::replies::{self, ReplyObserver};
 use crate::server::{Greeting, Server, ServerFault, ServerLease, Settings, error_message, idle};
 
@@ -77,29 +78,51 @@ async fn accepted(
 
 /// A server for the length of a login.
 async fn borrow(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<ServerLease, LoginError> {
-    let hint = Hint { shard: worker.index, state: 0 };
     loop {
-        let lease = match pool.pool.checkout(hint, clock::now()) {
-            Checkout::Ready(lease) => lease,
-            Checkout::Connect(permit) => dial(pool, worker, permit).await?,
-            Checkout::Wait(mut ticket) => match poll_fn(|cx| ticket.poll_wait(cx)).await {
-                Outcome::Handed(lease) => lease,
-                Outcome::Connect(permit) => dial(pool, worker, permit).await?,
-                Outcome::Expired { .. } => return Err(no_server(&SessionEnd::QueryWaitTimeout)),
-                Outcome::Refused(refusal) => {
-                    return Err(match pool.last_failure() {
-                        Some(message) => LoginError::Refused(message),
-                        None => no_server(&SessionEnd::Refused(refusal)),
-                    });
-                }
-            },
-            Checkout::Refused(refusal) => return Err(no_server(&SessionEnd::Refused(refusal))),
+        let lease = match slot(pool, worker).await? {
+            Slot::Used(lease) => lease,
+            Slot::New(permit) => dial(pool, worker, permit).await?,
         };
         match take_over(lease, worker).await {
             Ok(lease) => return Ok(lease),
             Err(fault) => tracing::debug!("idle server was lost: {fault}"),
         }
     }
+}
+
+/// A slot of the pool, waited for in line. Dropping the future gives it back.
+async fn slot(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<Slot, LoginError> {
+    let hint = Hint { shard: worker.index, state: 0 };
+    let mut ticket = match pool.pool.checkout(hint, clock::now()) {
+        Checkout::Ready(lease) => return Ok(Slot::Used(lease)),
+        Checkout::Connect(permit) => return Ok(Slot::New(permit)),
+        Checkout::Wait(ticket) => ticket,
+        Checkout::Refused(refusal) => return Err(no_server(&SessionEnd::Refused(refusal))),
+    };
+    match poll_fn(|cx| ticket.poll_wait(cx)).await {
+        Outcome::Handed(lease) => Ok(Slot::Used(lease)),
+        Outcome::Connect(permit) => Ok(Slot::New(permit)),
+        Outcome::Expired { .. } => Err(no_server(&SessionEnd::QueryWaitTimeout)),
+        Outcome::Refused(refusal) => Err(match pool.last_failure() {
+            Some(message) => LoginError::Refused(message),
+            None => no_server(&SessionEnd::Refused(refusal)),
+        }),
+    }
+}
+
+/// A server of the client's own, logged in with its own parameters, and that server's greeting.
+pub(super) async fn dedicated(
+    pool: &Arc<ServerPool>,
+    worker: &Arc<Worker>,
+    parameters: &[Parameter],
+) -> Result<(ServerLease, Greeting), LoginError> {
+    if let Some(message) = pool.standing_failure(clock::now()) {
+        return Err(LoginError::Refused(message));
+    }
+    let slot = slot(pool, worker).await?;
+    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
+    let dedicated = pool.clone().dedicate(slot, place, parameters).await;
+    dedicated.map_err(|error| LoginError::Refused(error.client_message()))
 }
 
 fn no_server(end: &SessionEnd) -> LoginError {
