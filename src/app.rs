@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::client::hub::WORKERS_MAX;
-use crate::client::{Hub, Signal as ClientSignal, Worker, listener, routes};
+use crate::client::{Hub, Signal as ClientSignal, Worker, listener, routes, time_limits};
 use crate::config::{self, Config, ConfigError, ListenAddr};
 use crate::net::{Listener, bind_tcp, bind_unix};
 use crate::observe::logs;
@@ -134,6 +134,9 @@ impl Running {
         let watching = Tasks::default();
         for worker in &hub.workers {
             let watch = idle::watch(worker.index, worker.inbox.clone(), watching.stop().clone());
+            watching.spawn(&worker.handle, watch);
+            let stop = watching.stop().clone();
+            let watch = time_limits::watch(hub.clone(), worker.clone(), stop);
             watching.spawn(&worker.handle, watch);
         }
         let accepting = Tasks::default();

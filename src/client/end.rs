@@ -3,6 +3,7 @@
 use std::io;
 
 use super::requests::RequestFault;
+use super::time_limits::TimeLimit;
 use crate::pool::Refusal;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::sqlstate::SqlState;
@@ -37,6 +38,9 @@ pub enum SessionEnd {
     /// The pool took no more waiters, or is closed.
     #[error("pool refused: {0}")]
     Refused(Refusal),
+    /// It took longer than it may.
+    #[error("{}", .0.text())]
+    TimeLimit(TimeLimit),
     /// It began a transaction block in statement pooling mode.
     #[error("transaction blocks not allowed in statement pooling mode")]
     TransactionBlock,
@@ -54,6 +58,7 @@ impl SessionEnd {
             Self::Server(fault) => return fault.client_message(),
             Self::NoServer(message) => return Some(message.clone()),
             Self::Violation(fault) => (SqlState::PROTOCOL_VIOLATION, fault.to_string()),
+            Self::TimeLimit(limit) => (limit.code(), limit.text().to_owned()),
             Self::TransactionBlock => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
             Self::QueryWaitTimeout => {
                 (SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout".to_owned())
@@ -68,6 +73,28 @@ impl SessionEnd {
             ),
         };
         Some(ErrorMessage::fatal(code, text))
+    }
+}
+
+impl TimeLimit {
+    /// PgBouncer's words.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Idle => "client_idle_timeout",
+            Self::IdleTransaction => "idle transaction timeout",
+            Self::Transaction => "transaction timeout",
+            Self::Query => "query timeout",
+        }
+    }
+
+    /// PostgreSQL's code for its own limit of the kind.
+    const fn code(self) -> SqlState {
+        match self {
+            Self::Idle => SqlState::IDLE_SESSION_TIMEOUT,
+            Self::IdleTransaction => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            Self::Transaction => SqlState::TRANSACTION_TIMEOUT,
+            Self::Query => SqlState::QUERY_CANCELED,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::shared::{ClientShared, NewClient, SECRET_BYTES, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
 use crate::net::{SocketOptions, Transport};
-use crate::server::pools::PoolSet;
+use crate::server::pools::{PoolSet, ServerPool};
 use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
 use crate::tasks::Tasks;
 
@@ -174,8 +174,7 @@ impl Hub {
     pub fn register(
         &self,
         worker: &Arc<Worker>,
-        database: Arc<str>,
-        user: Arc<str>,
+        pool: &Arc<ServerPool>,
         transport: &Transport,
         settings: Arc<Settings>,
     ) -> Option<Registration> {
@@ -190,8 +189,7 @@ impl Hub {
         let client = Arc::new(ClientShared::new(NewClient {
             id: self.next_client_id.fetch_add(1, Ordering::Relaxed),
             virtual_pid: virtual_pid(worker.index, slot),
-            database,
-            user,
+            pool: pool.clone(),
             peer: transport.peer_addr(),
             local: transport.local_addr(),
             settings,

@@ -197,12 +197,11 @@ pub async fn login(
 fn register(
     hub: &Hub,
     worker: &Arc<Worker>,
-    pool: &ServerPool,
+    pool: &Arc<ServerPool>,
     framed: &Framed,
     settings: Arc<Settings>,
 ) -> Result<Registration, LoginError> {
-    let (database, user) = (pool.database.clone(), pool.user.clone());
-    hub.register(worker, database, user, &framed.transport, settings).ok_or_else(|| {
+    hub.register(worker, pool, &framed.transport, settings).ok_or_else(|| {
         LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
     })
 }

@@ -17,6 +17,7 @@ pub mod routes;
 mod session;
 mod shared;
 mod statements;
+pub mod time_limits;
 
 pub use hub::{Hub, Worker};
 pub use shared::{ClientShared, ClientState, Signal};

@@ -152,6 +152,14 @@ impl Session {
         if !walked.bytes.is_empty() {
             server.send(cx, walked.bytes).map_err(|e| SessionEnd::Server(e.into()))?;
         }
+        // Half a message is no activity.
+        if !server.ledger.is_empty() && self.registration.client.state() == ClientState::Linked {
+            let now = clock::now();
+            self.registration.client.set_state(ClientState::Active, now);
+            if is_first {
+                self.registration.client.set_linked_since(now);
+            }
+        }
         let consumed = walked.consumed;
         let rest = &input[consumed..];
         if !rest.is_empty() && matches!(walked.stop, None | Some(Stop::Stall)) {
@@ -244,6 +252,9 @@ impl Session {
             } else if is_over {
                 self.release(lease)
             } else {
+                if lease.ledger.is_empty() {
+                    self.client().set_state(ClientState::Linked, clock::now());
+                }
                 Ok(lease)
             };
             self.publish_names();

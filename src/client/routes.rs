@@ -9,8 +9,8 @@ use crate::auth::Secret;
 use crate::config::{self, Config, ServerHost};
 use crate::net::SocketOptions;
 use crate::pool::PoolLimits;
-use crate::server::Endpoint;
 use crate::server::pools::{Caps, PoolSettings, ServerPool};
+use crate::server::{Endpoint, TimeLimits};
 
 /// What a timeout of 0 comes to where one is needed: a day.
 const NO_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -61,6 +61,12 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
             .then(|| Arc::from(general.server_reset_query.as_str())),
         statements_max: NonZeroUsize::new(general.max_prepared_statements),
         statement_bytes_max: general.max_prepared_statement_bytes,
+        time_limits: TimeLimits {
+            idle: route.client_idle_timeout,
+            idle_transaction: route.idle_transaction_timeout,
+            transaction: route.transaction_timeout,
+            query: route.query_timeout,
+        },
         endpoint: endpoint(&route.host, route.port),
         dbname: route.dbname.clone(),
         server_user: route.server_user.clone(),

@@ -138,6 +138,11 @@ impl Session {
         loop {
             match self.client().signalled() {
                 Signal::None => {}
+                Signal::Look => {
+                    if let Some(end) = self.look_at_limits() {
+                        return Poll::Ready(end);
+                    }
+                }
                 Signal::Drain if !self.is_at_boundary() => {}
                 Signal::Drain | Signal::Kill => {
                     return Poll::Ready(SessionEnd::Stopped("admin shutdown"));
@@ -351,7 +356,9 @@ impl Session {
         let now = clock::now();
         lease.saw_block = false;
         lease.shared.set_state(ServerState::Active);
+        lease.shared.linked_at_us.store(now.as_micros(), Ordering::Relaxed);
         self.client().set_state(ClientState::Active, now);
+        self.client().set_linked_since(now);
         Ok(lease)
     }
 

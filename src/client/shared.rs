@@ -10,7 +10,8 @@ use subtle::ConstantTimeEq;
 use crate::net::PeerAddr;
 use crate::primitives::{Tick, clock};
 use crate::server::cancel::CancelInFlight;
-use crate::server::{ServerShared, Settings};
+use crate::server::pools::ServerPool;
+use crate::server::{ServerShared, Settings, TimeLimits};
 
 /// Bytes of a cancel secret. Clients of protocol 3.0 get the first four of them.
 pub const SECRET_BYTES: usize = 16;
@@ -23,8 +24,10 @@ pub enum ClientState {
     Idle = 0,
     /// Waiting for a server.
     Waiting = 1,
-    /// Linked to a server.
+    /// Linked to a server that works for it.
     Active = 2,
+    /// Linked to a server that waits for it: idle in its transaction or session.
+    Linked = 3,
 }
 
 impl ClientState {
@@ -34,7 +37,7 @@ impl ClientState {
         match self {
             Self::Idle => "idle",
             Self::Waiting => "waiting",
-            Self::Active => "active",
+            Self::Active | Self::Linked => "active",
         }
     }
 }
@@ -45,10 +48,12 @@ impl ClientState {
 pub enum Signal {
     /// Nothing.
     None = 0,
+    /// See whether a time limit is exceeded.
+    Look = 1,
     /// End at the next transaction boundary.
-    Drain = 1,
+    Drain = 2,
     /// End now.
-    Kill = 2,
+    Kill = 3,
 }
 
 /// A logged-in client.
@@ -70,6 +75,10 @@ pub struct ClientShared {
     pub connected_at: Tick,
     /// When its present state began, microseconds of [`Tick`].
     pub state_since_us: AtomicU64,
+    /// When its present transaction began, microseconds of [`Tick`].
+    linked_since_us: AtomicU64,
+    /// Its pool.
+    pool: Arc<ServerPool>,
     /// Statement names it has taken, for the console.
     pub statement_count: AtomicU64,
     /// Its settings, for the console.
@@ -114,10 +123,8 @@ pub struct NewClient {
     pub id: u64,
     /// See [`ClientShared::virtual_pid`].
     pub virtual_pid: i32,
-    /// See [`ClientShared::database`].
-    pub database: Arc<str>,
-    /// See [`ClientShared::user`].
-    pub user: Arc<str>,
+    /// The pool that serves it.
+    pub pool: Arc<ServerPool>,
     /// See [`ClientShared::peer`].
     pub peer: PeerAddr,
     /// See [`ClientShared::local`].
@@ -136,12 +143,14 @@ impl ClientShared {
         Self {
             id: new.id,
             virtual_pid: new.virtual_pid,
-            database: new.database,
-            user: new.user,
+            database: new.pool.database.clone(),
+            user: new.pool.user.clone(),
             peer: new.peer,
             local: new.local,
             connected_at: now,
             state_since_us: AtomicU64::new(now.as_micros()),
+            linked_since_us: AtomicU64::new(now.as_micros()),
+            pool: new.pool.clone(),
             statement_count: AtomicU64::new(0),
             settings: Mutex::new(new.settings),
             secret: new.secret,
@@ -158,8 +167,32 @@ impl ClientShared {
         match self.state.load(Ordering::Relaxed) {
             1 => ClientState::Waiting,
             2 => ClientState::Active,
+            3 => ClientState::Linked,
             _ => ClientState::Idle,
         }
+    }
+
+    /// When the state began; relaxed.
+    #[must_use]
+    pub fn state_since(&self) -> Tick {
+        Tick::from_micros(self.state_since_us.load(Ordering::Relaxed))
+    }
+
+    /// When its present transaction, or in session mode its present server, began; relaxed.
+    #[must_use]
+    pub fn linked_since(&self) -> Tick {
+        Tick::from_micros(self.linked_since_us.load(Ordering::Relaxed))
+    }
+
+    /// Records that a transaction begins.
+    pub fn set_linked_since(&self, now: Tick) {
+        self.linked_since_us.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// The limits in force for it.
+    #[must_use]
+    pub fn time_limits(&self) -> TimeLimits {
+        self.pool.settings.load().time_limits
     }
 
     /// Records the state; relaxed, for display only.
@@ -187,9 +220,16 @@ impl ClientShared {
     pub fn signalled(&self) -> Signal {
         match self.signal.load(Ordering::Acquire) {
             0 => Signal::None,
-            1 => Signal::Drain,
+            1 => Signal::Look,
+            2 => Signal::Drain,
             _ => Signal::Kill,
         }
+    }
+
+    /// The session has looked at its limits. Any other signal stays.
+    pub fn has_looked(&self) {
+        let (look, none) = (Signal::Look as u8, Signal::None as u8);
+        let _ = self.signal.compare_exchange(look, none, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Makes the session's task known to [`ClientShared::signal`]. A task's waker is the same for

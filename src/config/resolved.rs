@@ -107,6 +107,14 @@ pub struct PoolSettings {
     pub max_user_connections: Limit,
     /// Longest wait for a server connection; `None` waits for ever.
     pub query_wait_timeout: Option<Duration>,
+    /// Longest time without a server connection.
+    pub client_idle_timeout: Option<Duration>,
+    /// Longest time between two requests of a transaction.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Longest transaction.
+    pub transaction_timeout: Option<Duration>,
+    /// Longest time until a request is answered.
+    pub query_timeout: Option<Duration>,
 }
 
 impl Config {
@@ -167,8 +175,41 @@ impl Config {
                 .and_then(|user| user.query_wait_timeout)
                 .or(entry.query_wait_timeout)
                 .unwrap_or(general.query_wait_timeout),
+            client_idle_timeout: user
+                .and_then(|user| user.client_idle_timeout)
+                .unwrap_or(general.client_idle_timeout),
+            idle_transaction_timeout: user
+                .and_then(|user| user.idle_transaction_timeout)
+                .unwrap_or(general.idle_transaction_timeout),
+            transaction_timeout: user
+                .and_then(|user| user.transaction_timeout)
+                .unwrap_or(general.transaction_timeout),
+            query_timeout: user
+                .and_then(|user| user.query_timeout)
+                .unwrap_or(general.query_timeout),
             server_user,
         })
+    }
+
+    /// The shortest of all limits on how long a client may be idle, in a transaction or in a query;
+    /// `None` if there are none.
+    pub fn shortest_time_limit(&self) -> Option<Duration> {
+        let general = &self.general;
+        let of_all = [
+            general.client_idle_timeout,
+            general.idle_transaction_timeout,
+            general.transaction_timeout,
+            general.query_timeout,
+        ];
+        let of_users = self.users.named.values().flat_map(|user| {
+            [
+                user.client_idle_timeout,
+                user.idle_transaction_timeout,
+                user.transaction_timeout,
+                user.query_timeout,
+            ]
+        });
+        of_all.into_iter().chain(of_users.flatten()).flatten().min()
     }
 
     /// The configuration in force after a reload to this one: what only a restart may change is

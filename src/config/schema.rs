@@ -78,6 +78,15 @@ settings! {
 
     /// Longest wait for a server connection, then the client is disconnected. 0 waits for ever.
     query_wait_timeout: Option<Duration> = Value("120"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time a client may be idle without a server connection. 0 is no limit.
+    client_idle_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time a client may be idle in a transaction; it is rolled back then. 0 is no limit.
+    idle_transaction_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time a transaction may take; it is rolled back then. 0 is no limit.
+    transaction_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Longest time until a request is answered; it is cancelled then and its client disconnected.
+    /// 0 is no limit.
+    query_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
     /// Longest time a client may take to log in. 0 is no limit.
     client_login_timeout: Option<Duration> = Value("60"), RELOAD, OffAtZero(Time::SECONDS);
     /// Longest time to connect and log in to a server. 0 is no limit.
@@ -169,5 +178,18 @@ settings! {
         Maybe(COUNT);
     /// Longest wait of this user for a server connection. 0 waits for ever.
     query_wait_timeout: Option<Option<Duration>> = Absent("that of the database"), RELOAD,
+        Maybe(OffAtZero(Time::SECONDS));
+    /// Longest time a client of this user may be idle without a server connection. 0 is no limit.
+    client_idle_timeout: Option<Option<Duration>> = Absent("`client_idle_timeout` of `[general]`"),
+        RELOAD, Maybe(OffAtZero(Time::SECONDS));
+    /// Longest time this user may be idle in a transaction. 0 is no limit.
+    idle_transaction_timeout: Option<Option<Duration>> =
+        Absent("`idle_transaction_timeout` of `[general]`"), RELOAD,
+        Maybe(OffAtZero(Time::SECONDS));
+    /// Longest time a transaction of this user may take. 0 is no limit.
+    transaction_timeout: Option<Option<Duration>> = Absent("`transaction_timeout` of `[general]`"),
+        RELOAD, Maybe(OffAtZero(Time::SECONDS));
+    /// Longest time until a request of this user is answered. 0 is no limit.
+    query_timeout: Option<Option<Duration>> = Absent("`query_timeout` of `[general]`"), RELOAD,
         Maybe(OffAtZero(Time::SECONDS));
 }

@@ -26,7 +26,6 @@ pub(super) const GENERAL: &[&str] = &[
     "auth_query",
     "auth_user",
     "autodb_idle_timeout",
-    "client_idle_timeout",
     "client_tls13_ciphers",
     "client_tls_ca_file",
     "client_tls_cert_file",
@@ -41,7 +40,6 @@ pub(super) const GENERAL: &[&str] = &[
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
-    "idle_transaction_timeout",
     "job_name",
     "log_stats",
     "logfile",
@@ -52,7 +50,6 @@ pub(super) const GENERAL: &[&str] = &[
     "peer_id",
     "pidfile",
     "pkt_buf",
-    "query_timeout",
     "query_wait_notify",
     "reserve_pool_size",
     "reserve_pool_timeout",
@@ -81,7 +78,6 @@ pub(super) const GENERAL: &[&str] = &[
     "tcp_defer_accept",
     "tcp_socket_buffer",
     "track_extra_parameters",
-    "transaction_timeout",
     "unix_socket_group",
     "user",
     "verbose",
@@ -106,11 +102,4 @@ pub(super) const DATABASES: &[&str] = &[
 ];
 
 /// Keys of PgBouncer's `[users]`.
-pub(super) const USERS: &[&str] = &[
-    "client_idle_timeout",
-    "idle_transaction_timeout",
-    "max_user_client_connections",
-    "query_timeout",
-    "reserve_pool_size",
-    "transaction_timeout",
-];
+pub(super) const USERS: &[&str] = &["max_user_client_connections", "reserve_pool_size"];

@@ -21,6 +21,7 @@ pub use connection::{
 };
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
+pub use pools::TimeLimits;
 pub use settings::{Settings, is_tracked};
 pub use statements::{
     Presence, RecentStatements, SERVER_NAME_PREFIX, ServerStatements, Statement, StatementStore,

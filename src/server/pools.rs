@@ -53,6 +53,8 @@ pub struct PoolSettings {
     pub statements_max: Option<NonZeroUsize>,
     /// Bytes that the texts of all prepared statements, of all pools, may take.
     pub statement_bytes_max: usize,
+    /// How long clients may take.
+    pub time_limits: TimeLimits,
     /// Where the server listens.
     pub endpoint: Endpoint,
     /// The database's name there.
@@ -67,6 +69,19 @@ pub struct PoolSettings {
     pub login_retry: Duration,
     /// TCP options.
     pub socket_options: SocketOptions,
+}
+
+/// How long a client may take; absent ones are no limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// `client_idle_timeout`: without a server.
+    pub idle: Option<Duration>,
+    /// `idle_transaction_timeout`: between two requests of a transaction.
+    pub idle_transaction: Option<Duration>,
+    /// `transaction_timeout`: for a transaction.
+    pub transaction: Option<Duration>,
+    /// `query_timeout`: until a request is answered.
+    pub query: Option<Duration>,
 }
 
 impl PoolSettings {

@@ -17,6 +17,7 @@ mod extended;
 mod large;
 mod login;
 mod names;
+mod random;
 mod segments;
 mod simple;
 mod statements;
@@ -104,14 +105,23 @@ impl Ways {
     }
 
     /// Does the same with each client and compares what it brings. Returns PostgreSQL's.
-    fn compare(&mut self, mut talk: impl FnMut(&mut Wire) -> Replies) -> Vec<Message> {
+    fn compare(&mut self, talk: impl FnMut(&mut Wire) -> Replies) -> Vec<Message> {
+        self.compare_with("", talk)
+    }
+
+    /// The same; a failure tells the context.
+    fn compare_with(
+        &mut self,
+        context: &str,
+        mut talk: impl FnMut(&mut Wire) -> Replies,
+    ) -> Vec<Message> {
         let mut replies: Vec<Vec<Message>> = Vec::new();
         for (way, wire) in &mut self.clients {
-            let reply = talk(wire).unwrap_or_else(|e| panic!("{way}: {e:?}"));
+            let reply = talk(wire).unwrap_or_else(|e| panic!("{way}: {e:?}; {context}"));
             replies.push(reply.into_iter().map(comparable).collect());
         }
         for ((way, _), reply) in self.clients.iter().zip(&replies).skip(1) {
-            assert_same(way, &replies[0], reply);
+            assert_same(way, &replies[0], reply, context);
         }
         replies.swap_remove(0)
     }
@@ -163,7 +173,7 @@ fn statuses(reply: &[Message]) -> String {
     ready.map(|message| char::from(message.body[0])).collect()
 }
 
-fn assert_same(way: &str, expected: &[Message], got: &[Message]) {
+fn assert_same(way: &str, expected: &[Message], got: &[Message], context: &str) {
     let (expected_tags, got_tags) = (wire::tags(expected), wire::tags(got));
     let first = expected.iter().zip(got).position(|(e, g)| e != g);
     let Some(at) = first.or((expected.len() != got.len()).then(|| expected.len().min(got.len())))
@@ -176,7 +186,7 @@ fn assert_same(way: &str, expected: &[Message], got: &[Message]) {
     };
     panic!(
         "{way} mode differs from PostgreSQL at message {at}:\nexpected {}\ngot      {}\n\
-         all expected: {}\nall got:      {}",
+         all expected: {}\nall got:      {}\n{context}",
         show(expected),
         show(got),
         &expected_tags[..expected_tags.len().min(200)],

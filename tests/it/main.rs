@@ -16,4 +16,5 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 mod support_selftest;
+mod time_limits;
 mod transactions;

@@ -1,0 +1,112 @@
+//! How long a client may be idle, in a transaction, or in a query.
+//!
+//! One task per worker looks over that worker's clients now and then; there is no timer per client.
+//! It goes by what a client shows of itself and only asks the session to look: the session, which
+//! knows exactly, decides. So a client is ended a little late, never wrongly.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::end::SessionEnd;
+use super::hub::{Hub, Worker};
+use super::session::{Link, Session};
+use super::shared::{ClientShared, ClientState, Signal};
+use crate::config::PoolMode;
+use crate::primitives::{Tick, clock};
+use crate::protocol::TransactionStatus;
+use crate::server::TimeLimits;
+
+/// How often clients are looked over at least, so that a reload is noticed.
+const PERIOD_MAX: Duration = Duration::from_secs(1);
+/// How often they are looked over at most.
+const PERIOD_MIN: Duration = Duration::from_millis(20);
+
+/// A limit that a client has exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// `client_idle_timeout`.
+    Idle,
+    /// `idle_transaction_timeout`.
+    IdleTransaction,
+    /// `transaction_timeout`.
+    Transaction,
+    /// `query_timeout`.
+    Query,
+}
+
+/// Looks over the clients of one worker until `stop`.
+pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, stop: CancellationToken) {
+    loop {
+        let shortest = hub.config.load().shortest_time_limit();
+        let period = shortest.map_or(PERIOD_MAX, |limit| (limit / 4).clamp(PERIOD_MIN, PERIOD_MAX));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // Cancel-safe: nothing is kept between two looks.
+            () = tokio::time::sleep(period) => {}
+        }
+        if shortest.is_some() {
+            let now = clock::now();
+            let clients = worker.clients();
+            let overdue = clients.iter().filter(|client| may_exceed(client, now));
+            overdue.for_each(|client| client.signal(Signal::Look));
+        }
+    }
+}
+
+/// Whether a client's session should look at its limits.
+fn may_exceed(client: &ClientShared, now: Tick) -> bool {
+    let limits = client.time_limits();
+    let since = client.state_since();
+    let exceeds = |limit: Option<Duration>, since| limit.is_some_and(|l| now.since(since) >= l);
+    match client.state() {
+        ClientState::Idle => exceeds(limits.idle, since),
+        ClientState::Waiting => false,
+        ClientState::Linked => {
+            exceeds(limits.idle_transaction, since)
+                || exceeds(limits.transaction, client.linked_since())
+        }
+        ClientState::Active => {
+            exceeds(limits.query, since) || exceeds(limits.transaction, client.linked_since())
+        }
+    }
+}
+
+impl Session {
+    /// The limit that the client exceeds now.
+    pub(super) fn exceeded_limit(&self) -> Option<TimeLimit> {
+        let (now, client) = (clock::now(), self.client());
+        let limits: TimeLimits = client.time_limits();
+        let exceeds =
+            |limit: Option<Duration>, since: Tick| limit.is_some_and(|l| now.since(since) >= l);
+        match &self.link {
+            Link::Unlinked => exceeds(limits.idle, client.state_since()).then_some(TimeLimit::Idle),
+            // A wait has query_wait_timeout, a dial server_connect_timeout.
+            Link::Waiting(_) | Link::Dialing(_) | Link::Releasing(_) => None,
+            Link::Linked(lease) => {
+                // What it has sent is answered: the server waits for it, if only for a Sync.
+                let is_quiet = lease.ledger.is_empty();
+                let in_transaction = lease.tx != TransactionStatus::Idle
+                    || lease.ledger.needs_sync()
+                    || (self.mode != PoolMode::Session && !is_quiet);
+                if in_transaction && exceeds(limits.transaction, client.linked_since()) {
+                    Some(TimeLimit::Transaction)
+                } else if is_quiet && in_transaction {
+                    exceeds(limits.idle_transaction, client.state_since())
+                        .then_some(TimeLimit::IdleTransaction)
+                } else if !is_quiet && exceeds(limits.query, client.state_since()) {
+                    Some(TimeLimit::Query)
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// Asked to look at the limits: the end, if one is exceeded.
+    pub(super) fn look_at_limits(&self) -> Option<SessionEnd> {
+        self.client().has_looked();
+        self.exceeded_limit().map(SessionEnd::TimeLimit)
+    }
+}
