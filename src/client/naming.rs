@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::requests::{Naming, RequestFault, Requests, Seen};
-use super::statements::{Change, ClientStatements, Found, kept_name};
-use crate::protocol::decode::{self, Parse, Target};
+use super::statements::{Change, ClientStatements, Found, kept_name, name_hash};
+use crate::protocol::decode::{self, Bind, Parse, Target};
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::ledger::{Expects, Owed, Slot};
 use crate::protocol::splice::Splice;
@@ -36,14 +36,6 @@ pub(super) enum Entered {
 /// A name that no server's statement has.
 const REFUSED_NAME: &[u8] = b"pgbaton_refused";
 
-/// A named statement's Parse, with what surrounds it.
-struct NamedParse<'p> {
-    parse: Parse<'p>,
-    /// The name that this DEALLOCATE, carried out, frees.
-    releases: Option<Box<[u8]>>,
-    limit: NonZeroUsize,
-}
-
 impl Requests<'_> {
     /// Enters a message whose statement or text matters. `None`: nothing about it does.
     pub(super) fn enter_named(
@@ -58,7 +50,7 @@ impl Requests<'_> {
             b'B' => self.bind(server, splice, seen),
             b'D' => self.describe(server, splice, seen),
             b'C' => self.close(server, splice, seen),
-            b'E' => Ok(self.execute(server)),
+            b'E' => self.execute(server, splice, seen),
             _ => Ok(None),
         }
     }
@@ -117,9 +109,7 @@ impl Requests<'_> {
         {
             match self.find(&name, group) {
                 Found::Unclear => return Ok(Some(Entered::Stall)),
-                Found::Statement(_) => {
-                    return Ok(Some(self.deallocate(server, splice, seen, &name)));
-                }
+                Found::Statement(_) => return Ok(self.deallocate(server, splice, seen, &name)),
                 Found::Nothing if name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => {
                     // Those are not the client's to take away.
                     let text = [b"DEALLOCATE ", REFUSED_NAME].concat();
@@ -133,24 +123,32 @@ impl Requests<'_> {
         Ok(Some(Entered::Done))
     }
 
-    /// DEALLOCATE of a name that the client has given by the protocol. The server does not know it;
-    /// it gets a Sync, whose ReadyForQuery tells whether the DEALLOCATE would have been carried out.
+    /// DEALLOCATE of a name that the client has given by the protocol. The server does not know it
+    /// and gets a Sync in its place, or in a failed transaction the Query itself, to refuse it.
     fn deallocate(
         &mut self,
         server: &mut Server,
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
         name: &[u8],
-    ) -> Entered {
+    ) -> Option<Entered> {
         // Behind an error the server would skip a Query, but it takes up a Sync.
-        if server.ledger.needs_sync() && !server.ledger.is_empty() {
-            return Entered::Stall;
+        let may_skip = server.ledger.needs_sync() && !server.ledger.is_empty();
+        if may_skip || !server.ledger.is_in_first_group() {
+            return Some(Entered::Stall);
+        }
+        if server.tx == TransactionStatus::Failed {
+            return None;
         }
         let group = server.ledger.group();
-        encode::sync(splice.replace(seen.at, seen.end()));
+        let out = splice.replace(seen.at, seen.end());
+        // A Query ends the unnamed portal.
+        encode::close_unnamed_portal(out);
+        server.ledger.push(Owed::pooler(Expects::Close));
+        encode::sync(out);
         self.names().expect(Change::Release(kept_name(name)), group);
         server.ledger.push(Owed::client(Expects::Deallocate).renaming());
-        Entered::Done
+        Some(Entered::Done)
     }
 
     fn parse(
@@ -165,38 +163,39 @@ impl Requests<'_> {
         }
         if !seen.is_whole() {
             let statement = self.store.unkept();
-            self.take_unnamed(server, statement, None);
+            self.take_unnamed(server, statement);
             return Ok(Entered::Done);
         }
         let parse = decode::parse(seen.body())?;
-        let released = match self.named_max() {
+        let deallocating = match self.named_max() {
             Some(_) if sql::may_forget_statements(parse.query) => {
-                match self.released_by(parse.query, server.ledger.group()) {
-                    Ok(released) => released,
+                match self.deallocating(parse, server.ledger.group()) {
+                    Ok(statement) => statement,
                     Err(entered) => return Ok(entered),
                 }
             }
             _ => None,
         };
-        match (parse.name.is_empty(), self.named_max()) {
-            (true, _) => self.parse_unnamed(server, splice, seen, parse, released),
-            (false, None) => {
-                server.ledger.push(Owed::client(Expects::Parse));
-                Ok(Entered::Done)
-            }
-            (false, Some(limit)) => {
-                let named = NamedParse { parse, releases: released, limit };
-                self.parse_named(server, splice, seen, named)
-            }
+        if parse.name.is_empty() {
+            self.parse_unnamed(server, splice, seen, parse, deallocating)
+        } else {
+            self.parse_named(server, splice, seen, parse, deallocating)
         }
     }
 
-    /// The name that this text deallocates, if it is one that the client has given by the protocol.
-    fn released_by(&self, text: &[u8], group: u64) -> Result<Option<Box<[u8]>>, Entered> {
-        let Some(name) = sql::deallocated_name(text) else { return Ok(None) };
+    /// The statement in the place of this one if it is a DEALLOCATE of a name that the client has
+    /// given by the protocol.
+    fn deallocating(
+        &self,
+        parse: Parse<'_>,
+        group: u64,
+    ) -> Result<Option<Arc<Statement>>, Entered> {
+        let Some(name) = sql::deallocated_name(parse.query) else { return Ok(None) };
         match self.find(&name, group) {
             Found::Unclear => Err(Entered::Stall),
-            Found::Statement(_) => Ok(Some(kept_name(&name))),
+            Found::Statement(_) => {
+                Ok(Some(self.store.deallocating(&kept_name(&name), parse.parameter_types)))
+            }
             Found::Nothing => Ok(None),
         }
     }
@@ -207,48 +206,26 @@ impl Requests<'_> {
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
         parse: Parse<'_>,
-        releases: Option<Box<[u8]>>,
+        deallocating: Option<Arc<Statement>>,
     ) -> Result<Entered, RequestFault> {
-        if releases.is_some() {
-            let out = splice.replace(seen.at, seen.end());
-            let text = self.stand_in(server, out)?;
-            encode::parse(out, b"", text.as_bytes(), parse.parameter_types)?;
-            let statement = self.store.unnamed(self.recent, text.as_bytes(), parse.parameter_types);
-            self.take_unnamed(server, statement, releases);
-            return Ok(Entered::Done);
-        }
-        let statement = if self.is_over_budget() {
-            self.store.unkept()
-        } else {
-            self.store.unnamed(self.recent, parse.query, parse.parameter_types)
+        let statement = match deallocating {
+            Some(statement) => {
+                let out = splice.replace(seen.at, seen.end());
+                encode::parse(out, b"", statement.query(), parse.parameter_types)?;
+                statement
+            }
+            None if self.is_over_budget() => self.store.unkept(),
+            None => self.store.unnamed(self.recent, parse.query, parse.parameter_types),
         };
-        self.take_unnamed(server, statement, None);
+        self.take_unnamed(server, statement);
         Ok(Entered::Done)
     }
 
-    fn take_unnamed(
-        &mut self,
-        server: &mut Server,
-        statement: Arc<Statement>,
-        releases: Option<Box<[u8]>>,
-    ) {
+    fn take_unnamed(&mut self, server: &mut Server, statement: Arc<Statement>) {
         let (id, group) = (statement.id(), server.ledger.group());
-        let change = match releases {
-            None => Change::Take(Box::default(), statement),
-            Some(released) => Change::TakeAndRelease(Box::default(), statement, released),
-        };
-        self.names().expect(change, group);
+        self.names().expect(Change::Take(Box::default(), statement), group);
         server.statements.unnamed_asked(id, group);
         server.ledger.push(Owed::client(Expects::Parse).slot(Slot::Unnamed(id)).renaming());
-    }
-
-    /// A text that answers to a DEALLOCATE of the client's as the server would answer: it takes
-    /// away a statement made for the purpose.
-    fn stand_in(&self, server: &mut Server, out: &mut Vec<u8>) -> Result<String, RequestFault> {
-        let name = self.store.fresh_name();
-        encode::parse(out, name.as_bytes(), b"", b"")?;
-        server.ledger.push(Owed::pooler(Expects::Parse));
-        Ok(format!("DEALLOCATE {name}"))
     }
 
     fn parse_named(
@@ -256,68 +233,31 @@ impl Requests<'_> {
         server: &mut Server,
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
-        named: NamedParse<'_>,
+        parse: Parse<'_>,
+        deallocating: Option<Arc<Statement>>,
     ) -> Result<Entered, RequestFault> {
+        let Some(limit) = self.named_max() else {
+            server.ledger.push(Owed::client(Expects::Parse));
+            return Ok(Entered::Done);
+        };
         let group = server.ledger.group();
-        let NamedParse { parse, releases, limit } = named;
         match self.find(parse.name, group) {
             Found::Unclear => return Ok(Entered::Stall),
             Found::Statement(_) => return self.parse_taken(server, splice, seen, parse, limit),
             Found::Nothing => {}
         }
-        if self.is_full(server) && self.store.find(parse.query, parse.parameter_types).is_none() {
-            refuse(
-                server,
-                splice,
-                seen,
-                ErrorMessage::error(
-                    SqlState::OUT_OF_MEMORY,
-                    "too many prepared statements (max_prepared_statement_bytes)",
-                ),
-            )?;
+        let types = parse.parameter_types;
+        if self.is_full(server) && self.store.find(parse.query, types).is_none() {
+            let text = "too many prepared statements (max_prepared_statement_bytes)";
+            refuse(server, splice, seen, ErrorMessage::error(SqlState::OUT_OF_MEMORY, text))?;
             return Ok(Entered::Done);
         }
-        let mut text = None;
-        let mut prelude = Vec::new();
-        if releases.is_some() {
-            text = Some(self.stand_in(server, &mut prelude)?);
+        let statement = deallocating.unwrap_or_else(|| self.store.intern(parse.query, types));
+        let entered = send_parse(server, splice, seen, &statement, limit)?;
+        if entered == Entered::Done {
+            self.names().expect(Change::Take(kept_name(parse.name), statement), group);
         }
-        let query = text.as_ref().map_or(parse.query, |text| text.as_bytes());
-        let statement = self.store.intern(query, parse.parameter_types);
-        let id = statement.id();
-        let owed = Owed::client(Expects::Parse).slot(Slot::Named(id)).renaming();
-        match server.statements.presence(id, group) {
-            Presence::Unclear => return Ok(Entered::Stall),
-            // Not in a failed transaction: there PostgreSQL would refuse the Parse.
-            Presence::There
-                if server.ledger.is_in_first_group() && server.tx != TransactionStatus::Failed =>
-            {
-                splice.skip(seen.at, seen.end());
-                server.ledger.push(Owed::client(Expects::LocalParse).renaming());
-            }
-            Presence::There => {
-                let out = splice.replace(seen.at, seen.end());
-                encode::close_statement(out, server_name(id).as_bytes())?;
-                server.ledger.push(Owed::pooler(Expects::Close).slot(Slot::Named(id)));
-                encode::parse(out, server_name(id).as_bytes(), query, parse.parameter_types)?;
-                server.statements.renew(id, group);
-                server.ledger.push(owed);
-            }
-            Presence::Absent => {
-                let out = splice.replace(seen.at, seen.end());
-                out.append(&mut prelude);
-                make_room(server, statement.clone(), limit, out)?;
-                encode::parse(out, server_name(id).as_bytes(), query, parse.parameter_types)?;
-                server.ledger.push(owed);
-            }
-        }
-        let name = kept_name(parse.name);
-        let change = match releases {
-            None => Change::Take(name, statement),
-            Some(released) => Change::TakeAndRelease(name, statement, released),
-        };
-        self.names().expect(change, group);
-        Ok(Entered::Done)
+        Ok(entered)
     }
 
     /// A Parse of a name in use: the server is given it under a name that it has in use as well.
@@ -358,7 +298,7 @@ impl Requests<'_> {
         let Some(bind) = decode::bind(seen.body(), seen.header.body_len())? else {
             return Err(RequestFault::NamesTooLong);
         };
-        let meaning = match self.resolve(server, splice, seen, bind.statement)? {
+        let meaning = match self.resolve(server, splice, seen, bind.statement, Some(bind))? {
             Resolved::AsItIs => return Ok(None),
             Resolved::Stall => return Ok(Some(Entered::Stall)),
             Resolved::Meaning(meaning) => meaning,
@@ -372,7 +312,8 @@ impl Requests<'_> {
             Meaning::Unnamed => server.ledger.push(Owed::client(Expects::Bind)),
             Meaning::Named(id) => {
                 rename(splice, server_name(id).as_bytes())?;
-                server.ledger.push(Owed::client(Expects::Bind).slot(Slot::Uses(id)))
+                let slot = Slot::Uses(id, name_hash(bind.statement));
+                server.ledger.push(Owed::client(Expects::Bind).slot(slot))
             }
             Meaning::Refused(message) => {
                 rename(splice, REFUSED_NAME)?;
@@ -393,7 +334,7 @@ impl Requests<'_> {
         if target.kind == Target::Portal {
             return Ok(None);
         }
-        let meaning = match self.resolve(server, splice, seen, target.name)? {
+        let meaning = match self.resolve(server, splice, seen, target.name, None)? {
             Resolved::AsItIs => return Ok(None),
             Resolved::Stall => return Ok(Some(Entered::Stall)),
             Resolved::Meaning(meaning) => meaning,
@@ -403,7 +344,8 @@ impl Requests<'_> {
             Meaning::Named(id) => {
                 let out = splice.replace(seen.at, seen.end());
                 encode::describe_statement(out, server_name(id).as_bytes())?;
-                server.ledger.push(Owed::client(Expects::Describe).slot(Slot::Uses(id)))
+                let slot = Slot::Uses(id, name_hash(target.name));
+                server.ledger.push(Owed::client(Expects::Describe).slot(slot))
             }
             Meaning::Refused(message) => {
                 let out = splice.replace(seen.at, seen.end());
@@ -440,11 +382,34 @@ impl Requests<'_> {
     }
 
     /// An Execute matters if it may run what takes statements away.
-    fn execute(&mut self, server: &mut Server) -> Option<Entered> {
-        let names = self.names.as_mut().filter(|names| names.executes_may_forget)?;
-        names.expect(Change::Open, server.ledger.group());
+    fn execute(
+        &mut self,
+        server: &mut Server,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+    ) -> Result<Option<Entered>, RequestFault> {
+        let Some(names) = self.names.as_mut().filter(|names| names.executes_may_forget) else {
+            return Ok(None);
+        };
+        let group = server.ledger.group();
+        let releasing = names.releasing(decode::execute(seen.body())?.portal).cloned();
+        let released = releasing.as_ref().and_then(|statement| statement.releases());
+        let change = match (released, released.map(|name| names.find(name, group))) {
+            (_, Some(Found::Unclear)) => return Ok(Some(Entered::Stall)),
+            (Some(name), Some(Found::Statement(_))) => Change::Release(kept_name(name)),
+            (Some(name), _) => {
+                // It is free already. So that the server sees it too, its stand-in goes.
+                let stand_in = releasing.as_ref().map(|s| s.stand_in()).unwrap_or_default();
+                encode::close_statement(splice.insert(seen.at), stand_in.as_bytes())?;
+                server.ledger.push(Owed::pooler(Expects::Close));
+                push_refusal(server, missing(name));
+                return Ok(Some(Entered::Done));
+            }
+            (None, _) => Change::Open,
+        };
+        names.expect(change, group);
         server.ledger.push(Owed::client(Expects::Execute).renaming());
-        Some(Entered::Done)
+        Ok(Some(Entered::Done))
     }
 
     /// Finds what a Bind or Describe is about and sees to it that the server has it, by a Parse in
@@ -455,6 +420,7 @@ impl Requests<'_> {
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
         name: &[u8],
+        bind: Option<Bind<'_>>,
     ) -> Result<Resolved, RequestFault> {
         let group = server.ledger.group();
         let limit = match (name.is_empty(), self.named_max()) {
@@ -475,7 +441,6 @@ impl Requests<'_> {
             Found::Nothing => return Ok(Resolved::AsItIs),
         };
         let id = statement.id();
-        let is_bind = seen.header.tag == b'B';
         let meaning = match limit {
             Some(limit) => match server.statements.presence(id, group) {
                 Presence::Unclear => return Ok(Resolved::Stall),
@@ -495,8 +460,20 @@ impl Requests<'_> {
                 Meaning::Unnamed
             }
         };
-        if is_bind && statement.may_forget() {
-            self.names().executes_may_forget = true;
+        if let Some(bind) = bind {
+            if statement.releases().is_some() {
+                // What it takes away must be there, and may be left from the last time.
+                let (name, out) = (statement.stand_in(), splice.insert(seen.at));
+                encode::close_statement(out, name.as_bytes())?;
+                server.ledger.push(Owed::pooler(Expects::Close));
+                encode::parse(out, name.as_bytes(), b"", b"")?;
+                server.ledger.push(Owed::pooler(Expects::Parse));
+            }
+            let names = self.names();
+            names.executes_may_forget |= statement.may_forget();
+            if names.executes_may_forget {
+                names.bound(bind.portal, &statement);
+            }
         }
         Ok(Resolved::Meaning(meaning))
     }
@@ -522,15 +499,19 @@ enum Meaning {
 
 impl Resolved {
     fn missing(name: &[u8]) -> Self {
-        let text = match name {
-            [] => "unnamed prepared statement does not exist".to_owned(),
-            name => {
-                format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
-            }
-        };
-        let code = SqlState::INVALID_SQL_STATEMENT_NAME;
-        Self::Meaning(Meaning::Refused(ErrorMessage::error(code, text)))
+        Self::Meaning(Meaning::Refused(missing(name)))
     }
+}
+
+/// PostgreSQL's error for a statement that is not there.
+fn missing(name: &[u8]) -> ErrorMessage {
+    let text = match name {
+        [] => "unnamed prepared statement does not exist".to_owned(),
+        name => {
+            format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name))
+        }
+    };
+    ErrorMessage::error(SqlState::INVALID_SQL_STATEMENT_NAME, text)
 }
 
 /// Puts a message that cannot succeed in the place of one that is refused.
@@ -551,6 +532,41 @@ fn push_refusal(server: &mut Server, message: ErrorMessage) {
     server.ledger.push(Owed::client(Expects::Refused));
 }
 
+/// Sends a client's Parse under the server's name for the statement, or answers it here if the server
+/// has it.
+fn send_parse(
+    server: &mut Server,
+    splice: &mut Splice<'_>,
+    seen: Seen<'_>,
+    statement: &Arc<Statement>,
+    limit: NonZeroUsize,
+) -> Result<Entered, RequestFault> {
+    let (id, group) = (statement.id(), server.ledger.group());
+    let presence = server.statements.presence(id, group);
+    // Not in a failed transaction: there PostgreSQL would refuse the Parse.
+    let may_succeed = server.ledger.is_in_first_group() && server.tx != TransactionStatus::Failed;
+    match presence {
+        Presence::Unclear => return Ok(Entered::Stall),
+        Presence::There if may_succeed => {
+            splice.skip(seen.at, seen.end());
+            server.ledger.push(Owed::client(Expects::LocalParse).renaming());
+            return Ok(Entered::Done);
+        }
+        Presence::There | Presence::Absent => {}
+    }
+    let out = splice.replace(seen.at, seen.end());
+    let name = server_name(id);
+    if presence == Presence::There {
+        send_close(server, id, out)?;
+        server.statements.parse_sent(statement, group);
+    } else {
+        make_room(server, statement, limit, out)?;
+    }
+    encode::parse(out, name.as_bytes(), statement.query(), statement.parameter_types())?;
+    server.ledger.push(Owed::client(Expects::Parse).slot(Slot::Named(id)).renaming());
+    Ok(Entered::Done)
+}
+
 /// Has the server parse a statement that it does not know; nothing if it does.
 fn teach(
     server: &mut Server,
@@ -560,7 +576,7 @@ fn teach(
 ) -> Result<(), RequestFault> {
     let (id, group) = (statement.id(), server.ledger.group());
     if server.statements.presence(id, group) == Presence::Absent {
-        make_room(server, statement.clone(), limit, out)?;
+        make_room(server, statement, limit, out)?;
         let (query, types) = (statement.query(), statement.parameter_types());
         encode::parse(out, server_name(id).as_bytes(), query, types)?;
         server.ledger.push(Owed::pooler(Expects::Parse).slot(Slot::Named(id)));
@@ -568,19 +584,25 @@ fn teach(
     Ok(())
 }
 
-/// Enters a statement that is about to be parsed among those the server knows, and closes those
-/// that it has no more room for.
+/// Closes those statements that the server has no more room for when it gets one more, and records
+/// that one.
 fn make_room(
     server: &mut Server,
-    statement: Arc<Statement>,
+    statement: &Arc<Statement>,
     limit: NonZeroUsize,
     out: &mut Vec<u8>,
 ) -> Result<(), RequestFault> {
-    let group = server.ledger.group();
-    for id in server.statements.insert(statement, group, limit) {
-        encode::close_statement(out, server_name(id).as_bytes())?;
-        server.ledger.push(Owed::pooler(Expects::Close).slot(Slot::Named(id)));
+    for id in server.statements.surplus(limit) {
+        send_close(server, id, out)?;
     }
+    server.statements.parse_sent(statement, server.ledger.group());
     server.shared.statement_count.store(server.statements.len() as u64, Ordering::Relaxed);
+    Ok(())
+}
+
+fn send_close(server: &mut Server, id: u64, out: &mut Vec<u8>) -> Result<(), RequestFault> {
+    encode::close_statement(out, server_name(id).as_bytes())?;
+    server.statements.close_sent(id, server.ledger.group());
+    server.ledger.push(Owed::pooler(Expects::Close).slot(Slot::Named(id)));
     Ok(())
 }

@@ -246,6 +246,9 @@ impl Session {
             if self.mode == PoolMode::Statement && lease.saw_block {
                 return Replied::Released(self.refuse_block(cx, lease, walked.bytes));
             }
+            if self.mode != PoolMode::Session && lease.ledger.wants_question() {
+                ask_nothing(cx, &mut lease);
+            }
             let is_over = self.mode != PoolMode::Session && lease.is_free() && !self.terminated;
             let kept = if is_over && self.starts_reset(cx, &mut lease) {
                 Ok(lease)
@@ -313,7 +316,7 @@ impl Session {
         // What had to wait is the beginning of the next transaction.
         self.carry_is_unread |= std::mem::take(&mut self.stalled);
         if let Some(names) = &mut self.names {
-            names.executes_may_forget = false;
+            names.end_transaction();
         }
         self.client().set_state(ClientState::Idle, clock::now());
         // No new cancel can begin now that the client is unlinked; one on its way holds the server.
@@ -381,6 +384,16 @@ impl Session {
     }
 }
 
+/// Asks something of which the answer cannot be taken for another one's: an empty Query.
+fn ask_nothing(cx: &mut Context<'_>, server: &mut Server) {
+    let mut message = Vec::new();
+    if encode::query(&mut message, b"").is_ok() {
+        server.ledger.push(Owed::pooler(Expects::Query));
+        // A failure shows at the next read, which ends the link.
+        let _ = server.send(cx, &message);
+    }
+}
+
 /// What reading from the server led to.
 enum Replied {
     /// The link goes on; whether something was read.
@@ -443,6 +456,10 @@ impl ReplyObserver for Observer<'_> {
             (Some(names), Err(fate)) => names.not_carried_out(fate),
             (None, _) => {}
         }
+    }
+
+    fn name_of(&self, statement_id: u64, name_hash: u32) -> Option<&[u8]> {
+        self.names.as_ref()?.name_of(statement_id, name_hash)
     }
 
     fn query_completed(&mut self) {

@@ -248,7 +248,11 @@ impl Requests<'_> {
             b'E' => Expects::Execute,
             b'F' => Expects::FunctionCall,
             b'c' | b'f' => Expects::CopyEnd,
-            b'd' | b'H' => return Ok(Entered::Done),
+            b'd' => {
+                server.ledger.note_copy_data();
+                return Ok(Entered::Done);
+            }
+            b'H' => return Ok(Entered::Done),
             b'P' => Expects::Parse,
             b'B' => Expects::Bind,
             b'D' => Expects::Describe,

@@ -10,7 +10,10 @@
 //! ledger's entries that are marked as renaming, one for each.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 use crate::protocol::ledger::Fate;
 use crate::server::Statement;
@@ -21,14 +24,19 @@ const NAME_BYTES_MAX: usize = 63;
 /// A client's names. Made with its first Parse.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
-    by_name: HashMap<Box<[u8]>, Arc<Statement>, foldhash::quality::RandomState>,
+    by_name: HashMap<Name, Arc<Statement>, foldhash::quality::RandomState>,
     unnamed: Option<Arc<Statement>>,
     /// Oldest first.
     pending: VecDeque<Pending>,
     /// A statement that may forget others has been bound in the present transaction: any Execute
     /// may run it.
     pub executes_may_forget: bool,
+    /// Portals of the present transaction that free a name when they are run, and their statement.
+    releasing_portals: Vec<(Name, Arc<Statement>)>,
 }
+
+/// The part of a name that counts; also a portal's.
+pub type Name = Box<[u8]>;
 
 #[derive(Debug)]
 struct Pending {
@@ -40,11 +48,9 @@ struct Pending {
 #[derive(Debug)]
 pub enum Change {
     /// A Parse: the name, empty for the unnamed statement, means this statement.
-    Take(Box<[u8]>, Arc<Statement>),
+    Take(Name, Arc<Statement>),
     /// A Close or DEALLOCATE: the name is free.
-    Release(Box<[u8]>),
-    /// A Parse of a DEALLOCATE: the first name means the statement, the second is free.
-    TakeAndRelease(Box<[u8]>, Arc<Statement>, Box<[u8]>),
+    Release(Name),
     /// Something that may take any or all names away; the answer will tell.
     Open,
 }
@@ -66,10 +72,6 @@ impl Change {
         match self {
             Self::Take(taken, statement) => (**taken == *name).then_some(Some(statement)),
             Self::Release(released) => (**released == *name).then_some(None),
-            Self::TakeAndRelease(taken, statement, released) => {
-                let taken = (**taken == *name).then_some(Some(statement));
-                taken.or_else(|| (**released == *name).then_some(None))
-            }
             Self::Open => None,
         }
     }
@@ -81,8 +83,15 @@ fn significant(name: &[u8]) -> &[u8] {
 }
 
 /// A name as it is kept in a [`Change`].
-pub fn kept_name(name: &[u8]) -> Box<[u8]> {
+pub fn kept_name(name: &[u8]) -> Name {
     significant(name).into()
+}
+
+/// A hash of a name, by which it is found again among the names of one statement.
+pub fn name_hash(name: &[u8]) -> u32 {
+    let mut hasher = FixedState::default().build_hasher();
+    hasher.write(significant(name));
+    hasher.finish() as u32
 }
 
 impl ClientStatements {
@@ -116,10 +125,6 @@ impl ClientStatements {
         match self.pending.pop_front().map(|pending| pending.change) {
             Some(Change::Take(name, statement)) => self.take(name, statement),
             Some(Change::Release(name)) => self.release(&name),
-            Some(Change::TakeAndRelease(name, statement, released)) => {
-                self.take(name, statement);
-                self.release(&released);
-            }
             Some(Change::Open) | None => {}
         }
     }
@@ -129,7 +134,7 @@ impl ClientStatements {
         let change = self.pending.pop_front().map(|pending| pending.change);
         // PostgreSQL drops the old unnamed statement before it looks at the new one's text.
         if fate == Fate::Failed
-            && let Some(Change::Take(name, _) | Change::TakeAndRelease(name, ..)) = change
+            && let Some(Change::Take(name, _)) = change
             && name.is_empty()
         {
             self.unnamed = None;
@@ -146,12 +151,38 @@ impl ClientStatements {
         self.unnamed = None;
     }
 
+    /// A portal is bound, to a statement that frees a name when it is run or to another one.
+    pub fn bound(&mut self, portal: &[u8], statement: &Arc<Statement>) {
+        self.releasing_portals.retain(|(known, _)| **known != *portal);
+        if statement.releases().is_some() {
+            self.releasing_portals.push((portal.into(), statement.clone()));
+        }
+    }
+
+    /// The statement of this portal, if running it frees a name.
+    pub fn releasing(&self, portal: &[u8]) -> Option<&Arc<Statement>> {
+        let found = self.releasing_portals.iter().find(|(known, _)| **known == *portal);
+        found.map(|(_, statement)| statement)
+    }
+
+    /// The transaction is over, and with it all portals.
+    pub fn end_transaction(&mut self) {
+        self.executes_may_forget = false;
+        self.releasing_portals.clear();
+    }
+
+    /// The name with this hash for the statement of this number.
+    pub fn name_of(&self, id: u64, hash: u32) -> Option<&[u8]> {
+        let names = self.by_name.iter().filter(|(_, statement)| statement.id() == id);
+        names.map(|(name, _)| &**name).find(|name| name_hash(name) == hash)
+    }
+
     /// Names taken.
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    fn take(&mut self, name: Box<[u8]>, statement: Arc<Statement>) {
+    fn take(&mut self, name: Name, statement: Arc<Statement>) {
         if name.is_empty() {
             self.unnamed = Some(statement);
         } else {
@@ -237,17 +268,27 @@ mod tests {
     }
 
     #[test]
-    fn a_deallocate_that_is_parsed_frees_the_name() {
+    fn a_portal_that_deallocates_frees_the_name_when_it_is_run() {
         let store = StatementStore::default();
         let one = store.intern(b"select 1", &[0, 0]);
         let mut names = ClientStatements::default();
         names.expect(take(b"a", &one), 1);
         names.carried_out();
-        let change = Change::TakeAndRelease(kept_name(b""), one.clone(), kept_name(b"a"));
-        names.expect(change, 2);
-        assert!(matches!(names.find(b"a", 2), Found::Nothing) && is(&names, b"", 2, &one));
+        let deallocating = store.deallocating(b"a", b"");
+        names.bound(b"p", &deallocating);
+        names.bound(b"q", &one);
+        assert!(names.releasing(b"q").is_none());
+        let released = names.releasing(b"p").and_then(|s| s.releases()).map(kept_name);
+        names.expect(Change::Release(released.unwrap()), 2);
+        assert!(matches!(names.find(b"a", 2), Found::Nothing));
         names.carried_out();
+        names.bound(b"p", &one);
+        assert!(names.releasing(b"p").is_none());
         assert_eq!(names.len(), 0);
+        names.expect(take(b"x", &one), 3);
+        names.carried_out();
+        assert_eq!(names.name_of(one.id(), name_hash(b"x")), Some(&b"x"[..]));
+        assert_eq!(names.name_of(one.id(), name_hash(b"y")), None);
     }
 
     #[test]

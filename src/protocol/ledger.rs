@@ -48,6 +48,11 @@ pub enum Expects {
 }
 
 impl Expects {
+    /// Whether the client sent a Query.
+    const fn is_query(self) -> bool {
+        matches!(self, Self::Query | Self::Deallocate)
+    }
+
     /// Whether the server gets a Sync for it.
     const fn is_sync(self) -> bool {
         matches!(self, Self::Sync | Self::Deallocate)
@@ -77,8 +82,8 @@ pub enum Slot {
     Named(u64),
     /// It makes the statement of this number the unnamed one; 0 leaves none.
     Unnamed(u64),
-    /// It needs the statement of this number.
-    Uses(u64),
+    /// It needs the statement of this number, which the client calls by a name with this hash.
+    Uses(u64, u32),
 }
 
 /// One reply owed.
@@ -92,19 +97,22 @@ pub struct Owed {
     pub renames: bool,
     /// What it does to the server's statements.
     pub slot: Slot,
+    /// A Sync behind CopyData: see [`Ledger::is_in_doubt`].
+    behind_data: bool,
 }
 
 impl Owed {
     /// A reply that the client sees.
     #[must_use]
     pub const fn client(expects: Expects) -> Self {
-        Self { expects, audience: Audience::Client, renames: false, slot: Slot::None }
+        let (audience, slot) = (Audience::Client, Slot::None);
+        Self { expects, audience, renames: false, slot, behind_data: false }
     }
 
     /// A reply that is swallowed.
     #[must_use]
     pub const fn pooler(expects: Expects) -> Self {
-        Self { expects, audience: Audience::Pooler, renames: false, slot: Slot::None }
+        Self { audience: Audience::Pooler, ..Self::client(expects) }
     }
 
     /// The same with what it does to the server's statements.
@@ -154,7 +162,7 @@ pub struct Ledger {
     group: u64,
     /// Entries of the client that a ReadyForQuery ends.
     groups_owed: usize,
-    /// Those of them that are Query messages of the client.
+    /// Those of them that are for a Query, sent or answered here.
     queries_owed: usize,
     /// An error was reported and no Sync has been sent since: the server skips what it is sent.
     skipping: bool,
@@ -164,13 +172,39 @@ pub struct Ledger {
     unsynced: bool,
     /// A Flush was sent behind all of them.
     flushed: bool,
+    /// CopyData was sent, and nothing behind it but Sync.
+    data_sent: bool,
+    /// Syncs sent behind CopyData and ignored, if the COPY has got as far as them.
+    ignored: usize,
+    /// ReadyForQuery messages that may come for those, since the COPY has failed.
+    doubt: usize,
 }
 
 impl Ledger {
     /// Whether nothing is owed and nothing is half asked: the condition for giving a server away.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.owed.is_empty() && !self.skipping && !self.copy_in && !self.unsynced
+        self.owed.is_empty() && !self.skipping && !self.copy_in && !self.unsynced && self.doubt == 0
+    }
+
+    /// Whether the server may say ReadyForQuery without more being asked. During COPY IN a Sync is
+    /// ignored, and behind one that has failed it is answered; where it stands among the data does
+    /// not tell which. The next answer that is something else ends the doubt: see
+    /// [`Ledger::wants_question`].
+    #[must_use]
+    pub const fn is_in_doubt(&self) -> bool {
+        self.doubt > 0
+    }
+
+    /// Whether only a question of the pooler's own can end the doubt. An empty Query will do.
+    #[must_use]
+    pub fn wants_question(&self) -> bool {
+        self.is_in_doubt() && self.owed.is_empty() && !self.needs_sync() && !self.copy_in
+    }
+
+    /// Records that CopyData is sent.
+    pub fn note_copy_data(&mut self) {
+        self.data_sent = !self.owed.is_empty();
     }
 
     /// Entries owed.
@@ -257,12 +291,15 @@ impl Ledger {
     /// so no reply is owed (it must be sent all the same, unless it is a local one).
     pub fn push(&mut self, owed: Owed) -> bool {
         use Expects::{CopyEnd, Deallocate, FunctionCall, Query, Sync};
+        let behind_data = self.data_sent && owed.expects == Sync;
+        self.data_sent = behind_data;
         if self.copy_in {
             // CopyGetData() ignores Flush and Sync; whatever else arrives ends the COPY, by
             // CopyDone or CopyFail or as an error, and is consumed by it.
             if owed.expects != Sync {
                 self.copy_in = false;
             }
+            self.ignored += usize::from(behind_data);
             return false;
         }
         if self.skipping {
@@ -283,10 +320,10 @@ impl Ledger {
             self.group += 1;
             if owed.audience == Audience::Client {
                 self.groups_owed += 1;
-                self.queries_owed += usize::from(owed.expects == Expects::Query);
+                self.queries_owed += usize::from(owed.expects.is_query());
             }
         }
-        self.owed.push_back(owed);
+        self.owed.push_back(Owed { behind_data, ..owed });
         true
     }
 
@@ -301,7 +338,12 @@ impl Ledger {
             let audience = self.owed.front().map_or(Audience::Client, |o| o.audience);
             return Ok(Reply { audience, completed: None });
         }
-        let Some(&head) = self.owed.front() else {
+        let head = self.owed.front().copied();
+        if tag == b'Z' && self.doubt > 0 && !head.is_some_and(|o| o.expects.ends_group()) {
+            self.doubt -= 1;
+            return Ok(Reply { audience: Audience::Client, completed: None });
+        }
+        let Some(head) = head else {
             return Err(Desync { tag });
         };
         let completes = match (head.expects, tag) {
@@ -324,6 +366,13 @@ impl Ledger {
             }
             _ => return Err(Desync { tag }),
         };
+        if tag != b'Z' {
+            // It answers what stands behind the COPY that failed.
+            self.doubt = 0;
+        }
+        if tag == b'C' {
+            self.ignored = 0;
+        }
         if completes {
             self.take_front();
         }
@@ -335,6 +384,7 @@ impl Ledger {
     /// one; an error's audience is the client, except for the pooler's own simple queries.
     pub fn receive_error(&mut self, mut dropped: impl FnMut(Owed, Fate)) -> Reply {
         self.copy_in = false;
+        self.doubt += std::mem::take(&mut self.ignored);
         let Some(&head) = self.owed.front() else {
             // Between requests, or while skipping: a FATAL one; nothing is owed for it.
             return Reply { audience: Audience::Client, completed: None };
@@ -377,6 +427,7 @@ impl Ledger {
         while self.owed.len() > 1 {
             let Some(owed) = self.owed.remove(1) else { break };
             self.uncount(owed);
+            self.ignored += usize::from(owed.behind_data);
             dropped(owed, Fate::Skipped);
             if owed.expects != Expects::Sync {
                 self.copy_in = false;
@@ -398,7 +449,7 @@ impl Ledger {
     fn uncount(&mut self, owed: Owed) {
         if owed.expects.ends_group() && owed.audience == Audience::Client {
             self.groups_owed -= 1;
-            self.queries_owed -= usize::from(owed.expects == Expects::Query);
+            self.queries_owed -= usize::from(owed.expects.is_query());
         }
     }
 }
@@ -629,6 +680,53 @@ mod tests {
         receive_all(&mut ledger, b"C");
         let reply = receive(&mut ledger, b'Z').unwrap();
         assert_eq!(reply.completed, Some(client(Expects::Deallocate).renaming()));
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_sync_among_the_data_of_a_copy_that_fails_may_be_answered() {
+        // Sent before CopyInResponse was seen, or behind it.
+        for early in [true, false] {
+            let mut ledger = Ledger::default();
+            ledger.push(client(Expects::Query));
+            if !early {
+                receive_all(&mut ledger, b"G");
+            }
+            ledger.note_copy_data();
+            ledger.push(client(Expects::Sync));
+            if early {
+                receive_all(&mut ledger, b"G");
+            }
+            ledger.push(client(Expects::CopyEnd));
+            ledger.receive_error(|_, _| panic!("a Query is not dropped"));
+            receive_all(&mut ledger, b"Z");
+            assert!(ledger.is_in_doubt() && !ledger.is_settled() && ledger.wants_question());
+            let mut answered = Ledger { owed: ledger.owed.clone(), ..ledger };
+            receive_all(&mut answered, b"Z");
+            assert!(answered.is_settled());
+            assert!(receive(&mut answered, b'Z').is_err(), "one Sync, one answer");
+            answered.doubt = 1;
+            answered.push(Owed::pooler(Expects::Query));
+            receive_all(&mut answered, b"IZ");
+            assert!(answered.is_settled(), "it was ignored");
+        }
+    }
+
+    #[test]
+    fn a_sync_among_the_data_of_a_copy_that_succeeds_is_ignored() {
+        let mut ledger = Ledger::default();
+        ledger.push(client(Expects::Query));
+        receive_all(&mut ledger, b"G");
+        ledger.note_copy_data();
+        ledger.push(client(Expects::Sync));
+        ledger.push(client(Expects::CopyEnd));
+        receive_all(&mut ledger, b"CZ");
+        assert!(ledger.is_settled());
+        assert!(receive(&mut ledger, b'Z').is_err());
+        // Nor does data without a COPY make a Sync doubtful.
+        ledger.note_copy_data();
+        ledger.push(client(Expects::Sync));
+        receive_all(&mut ledger, b"Z");
         assert!(ledger.is_settled());
     }
 }

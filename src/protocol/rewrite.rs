@@ -10,7 +10,7 @@
 use super::decode::{Bind, DescribeOrClose, Parse, Target};
 use super::encode::{self, EncodeError};
 use super::frame::{self, HEADER_LEN, Header};
-use super::tag::frontend;
+use super::tag::{backend, frontend};
 
 /// Appends the head of a Bind to `statement`: header, portal and the new name.
 ///
@@ -79,6 +79,34 @@ pub fn close(
     statement: &[u8],
 ) -> Result<(), EncodeError> {
     named(out, frontend::CLOSE, close, statement)
+}
+
+/// An ErrorResponse that speaks of the statement `statement` as `name`; the frame, or `None` if its
+/// message (field M) does not name it. All other fields stay.
+#[must_use]
+pub fn error_naming(body: &[u8], statement: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let quoted = |name: &[u8]| [b"\"", name, b"\""].concat();
+    let (from, to) = (quoted(statement), quoted(name));
+    let mut frame = vec![backend::ERROR_RESPONSE, 0, 0, 0, 0];
+    let mut is_named = false;
+    let mut rest = body;
+    while let Some(end) = memchr::memchr(0, rest) {
+        let (field, more) = rest.split_at(end + 1);
+        match (field.first(), memchr::memmem::find(field, &from)) {
+            (Some(b'M'), Some(at)) => {
+                let (before, behind) = field.split_at(at);
+                frame.extend_from_slice(before);
+                frame.extend_from_slice(&to);
+                frame.extend_from_slice(behind.get(from.len()..).unwrap_or_default());
+                is_named = true;
+            }
+            _ => frame.extend_from_slice(field),
+        }
+        rest = more;
+    }
+    let length = u32::try_from(frame.len() - 1).ok()?;
+    frame.get_mut(1..HEADER_LEN)?.copy_from_slice(&length.to_be_bytes());
+    is_named.then_some(frame)
 }
 
 fn named(

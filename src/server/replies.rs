@@ -7,14 +7,14 @@
 use super::connection::{INSPECT_BYTES_MAX, Server};
 use super::error::error_message;
 use super::settings::is_tracked;
-use super::statements::ServerStatements;
+use super::statements::{ServerStatements, server_name};
 use crate::protocol::decode::{self, ErrorFields};
 use crate::protocol::encode;
 use crate::protocol::error::{ErrorMessage, Severity};
 use crate::protocol::frame::{self, FrameError, HEADER_LEN};
 use crate::protocol::ledger::{Audience, Desync, Expects, Fate, Owed, Slot};
 use crate::protocol::splice::Splice;
-use crate::protocol::{SqlState, TransactionStatus};
+use crate::protocol::{SqlState, TransactionStatus, rewrite};
 
 /// What the client's side wants to know of its server's replies.
 pub trait ReplyObserver {
@@ -24,6 +24,8 @@ pub trait ReplyObserver {
     fn renamed(&mut self, outcome: Result<(), Fate>);
     /// A Query of the client was carried out to its end.
     fn query_completed(&mut self);
+    /// What the client calls the statement of this number, by the hash of the name.
+    fn name_of(&self, statement_id: u64, name_hash: u32) -> Option<&[u8]>;
     /// The server reported a parameter; `shown` if it did so for the client.
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], shown: bool);
     /// DEALLOCATE ALL (false) or DISCARD ALL (true) was carried out.
@@ -50,6 +52,10 @@ impl ReplyObserver for Aftermath {
     fn parsed(&mut self, _: u64) {}
     fn renamed(&mut self, _: Result<(), Fate>) {}
     fn query_completed(&mut self) {}
+
+    fn name_of(&self, _: u64, _: u32) -> Option<&[u8]> {
+        None
+    }
 
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
         if let Ok(name) = std::str::from_utf8(name)
@@ -127,7 +133,7 @@ pub fn walk<'a>(
         let body = whole.and_then(|f| f.get(HEADER_LEN..)).unwrap_or_default();
         let taken = header.len.min(rest.len());
         let action = account(server, observer, header.tag, body, whole.is_some())?;
-        server.streaming.visible = matches!(action, Action::Show | Action::ShowBehind(_));
+        server.streaming.visible = matches!(action, Action::Show | Action::ShowDeallocated);
         server.streaming.left_bytes = header.len - taken;
         match action {
             Action::Show => {}
@@ -135,13 +141,11 @@ pub fn walk<'a>(
             Action::Replace(message) => {
                 encode::error_response(splice.replace(at, at + taken), &message);
             }
-            Action::ShowBehind(answer) => match answer {
-                Answer::Failed(message) => encode::error_response(splice.insert(at), &message),
-                Answer::Deallocated => {
-                    let tag = encode::command_complete(splice.insert(at), b"DEALLOCATE");
-                    tag.expect("BUG: a tag without a NUL");
-                }
-            },
+            Action::Rewrite(bytes) => splice.replace(at, at + taken).extend_from_slice(&bytes),
+            Action::ShowDeallocated => {
+                let tag = encode::command_complete(splice.insert(at), b"DEALLOCATE");
+                tag.expect("BUG: a tag without a NUL");
+            }
         }
         at += taken;
     }
@@ -191,13 +195,10 @@ enum Action {
     Show,
     Hide,
     Replace(ErrorMessage),
-    /// Show it behind the answer to a Query that the server never got.
-    ShowBehind(Answer),
-}
-
-enum Answer {
-    Deallocated,
-    Failed(ErrorMessage),
+    /// Show these bytes in its place.
+    Rewrite(Vec<u8>),
+    /// Show it behind the answer to a DEALLOCATE that the server never got.
+    ShowDeallocated,
 }
 
 /// Enters one message into the ledger and draws its consequences. `body` is empty if the message
@@ -253,9 +254,10 @@ fn account(
 fn complete(server: &mut Server, observer: &mut impl ReplyObserver, owed: Owed) -> Action {
     match (owed.expects, owed.slot) {
         (Expects::Parse, Slot::Named(id)) => {
-            server.statements.parsed(id);
+            server.statements.answered(id, true);
             observer.parsed(id);
         }
+        (Expects::Close, Slot::Named(id)) => server.statements.answered(id, false),
         (_, Slot::Unnamed(id)) => server.statements.unnamed_set(id),
         (Expects::Query, _) => {
             server.statements.unnamed_lost();
@@ -263,24 +265,15 @@ fn complete(server: &mut Server, observer: &mut impl ReplyObserver, owed: Owed) 
                 observer.query_completed();
             }
         }
+        (Expects::Deallocate, _) => observer.query_completed(),
         _ => {}
-    }
-    let is_failed = server.tx == TransactionStatus::Failed;
-    if owed.expects == Expects::Deallocate && is_failed {
-        observer.renamed(Err(Fate::Failed));
-        let code = SqlState::IN_FAILED_SQL_TRANSACTION;
-        let text =
-            "current transaction is aborted, commands ignored until end of transaction block";
-        return Action::ShowBehind(Answer::Failed(ErrorMessage::error(code, text)));
     }
     if owed.renames {
         observer.renamed(Ok(()));
     }
     match owed.audience {
         Audience::Pooler => Action::Hide,
-        Audience::Client if owed.expects == Expects::Deallocate => {
-            Action::ShowBehind(Answer::Deallocated)
-        }
+        Audience::Client if owed.expects == Expects::Deallocate => Action::ShowDeallocated,
         Audience::Client => Action::Show,
     }
 }
@@ -293,8 +286,7 @@ fn drop_owed(
     fate: Fate,
 ) {
     match (owed.expects, owed.slot, fate) {
-        (Expects::Parse, Slot::Named(id), _) => statements.not_parsed(id),
-        (Expects::Close, Slot::Named(id), _) => statements.not_closed(id),
+        (_, Slot::Named(id), _) => statements.not_done(id),
         (_, Slot::Unnamed(_), Fate::Failed) => statements.unnamed_set(0),
         (_, Slot::Unnamed(_), Fate::Skipped) => statements.unnamed_skipped(),
         _ => {}
@@ -331,11 +323,16 @@ fn account_error(
         let message = fields.map_or_else(String::new, |f| error_message(&f).to_string());
         return Err(ReplyFault::OwnQuery { message });
     }
-    // It was taken from the server by a way that is not seen here, such as a function's body.
-    if let Some(Owed { slot: Slot::Uses(id), .. }) = reply.completed
-        && code == Some(SqlState::INVALID_SQL_STATEMENT_NAME)
-    {
-        statements.lost(id);
+    if let Some(Owed { slot: Slot::Uses(id, hash), .. }) = reply.completed {
+        // It was taken from the server by a way that is not seen here, such as a function's body.
+        if code == Some(SqlState::INVALID_SQL_STATEMENT_NAME) {
+            statements.lost(id);
+        }
+        if let Some(name) = observer.name_of(id, hash)
+            && let Some(renamed) = rewrite::error_naming(body, server_name(id).as_bytes(), name)
+        {
+            return Ok(Action::Rewrite(renamed));
+        }
     }
     Ok(match refusal {
         Some(refusal) if code == Some(refusal.code) => Action::Replace(refusal.message),

@@ -26,6 +26,9 @@ pub struct Statement {
     /// The parameter types' OIDs, as in the message.
     parameter_types: Box<[u8]>,
     may_forget: bool,
+    /// The client's name that running it frees: it is a DEALLOCATE of a statement which servers do
+    /// not know by that name. Its text takes away [`Statement::stand_in`] instead.
+    releases: Option<Box<[u8]>>,
     /// False if the text was too long to be kept: only the server that has it can run it.
     is_kept: bool,
     /// Bytes of all statements alive; this one's are given back when it is dropped.
@@ -61,6 +64,19 @@ impl Statement {
     #[must_use]
     pub const fn is_kept(&self) -> bool {
         self.is_kept
+    }
+
+    /// The client's name that running it frees, if it is a DEALLOCATE of one.
+    #[must_use]
+    pub fn releases(&self) -> Option<&[u8]> {
+        self.releases.as_deref()
+    }
+
+    /// The server's statement that a DEALLOCATE of a client's name takes away in the place of one
+    /// that the server does not have.
+    #[must_use]
+    pub fn stand_in(&self) -> String {
+        format!("{SERVER_NAME_PREFIX}{}_gone", self.id)
     }
 
     fn bytes(&self) -> usize {
@@ -179,9 +195,15 @@ impl StatementStore {
         &self.empty
     }
 
-    /// A name that no server's statement has had yet.
-    pub fn fresh_name(&self) -> String {
-        server_name(self.next_id.fetch_add(1, Ordering::Relaxed))
+    /// A client's DEALLOCATE of the name `released`, which is one of its own.
+    pub fn deallocating(&self, released: &[u8], parameter_types: &[u8]) -> Arc<Statement> {
+        let mut statement = self.make(b"", parameter_types);
+        let text = format!("DEALLOCATE {}", statement.stand_in());
+        self.bytes_alive.fetch_add(text.len(), Ordering::Relaxed);
+        statement.query = text.into_bytes().into();
+        statement.may_forget = true;
+        statement.releases = Some(released.into());
+        Arc::new(statement)
     }
 
     /// Bytes of all statements that clients or servers hold.
@@ -227,6 +249,7 @@ fn new_statement(
         query: query.into(),
         parameter_types: parameter_types.into(),
         may_forget: sql::may_forget_statements(query),
+        releases: None,
         is_kept: true,
         bytes_alive: bytes_alive.clone(),
     };
@@ -283,20 +306,33 @@ pub enum Presence {
     Unclear,
 }
 
+/// What is known of one statement on one server.
 #[derive(Debug)]
 struct Known {
-    /// Kept alive, so that its number stays that text's.
-    _statement: Arc<Statement>,
-    /// The group of its Parse, until that is answered.
-    sent_in: Option<u64>,
+    /// Kept alive, so that its number stay that text's; `None` if only servers still had it when
+    /// memory was short.
+    statement: Option<Arc<Statement>>,
+    /// Whether the server has it, by the answers that have come.
+    is_there: bool,
+    /// Parse and Close messages about it on their way.
+    owed: usize,
+    /// The last of them: its group, and whether it leaves the statement there.
+    sent: (u64, bool),
+}
+
+impl Known {
+    /// Whether the server will have it if all goes well.
+    const fn is_expected(&self) -> bool {
+        if self.owed == 0 { self.is_there } else { self.sent.1 }
+    }
 }
 
 /// The statements that one server knows, least recently used first, and its unnamed one.
 #[derive(Debug)]
 pub struct ServerStatements {
     known: LruCache<u64, Known>,
-    /// Forgotten here but not there: their Close was skipped because an error came first.
-    unclosed: Vec<u64>,
+    /// Those of them that are expected.
+    expected: usize,
     /// The number of its unnamed statement, by the answers that have come; 0 if there is none.
     unnamed: u64,
     /// Messages on their way that change the unnamed statement.
@@ -309,7 +345,7 @@ impl Default for ServerStatements {
     fn default() -> Self {
         Self {
             known: LruCache::unbounded(),
-            unclosed: Vec::new(),
+            expected: 0,
             unnamed: 0,
             unnamed_owed: 0,
             unnamed_sent: (0, 0),
@@ -323,84 +359,92 @@ impl ServerStatements {
     pub fn presence(&mut self, id: u64, group: u64) -> Presence {
         match self.known.get(&id) {
             None => Presence::Absent,
-            Some(known) if known.sent_in.is_some_and(|sent_in| sent_in != group) => {
-                Presence::Unclear
-            }
-            Some(_) => Presence::There,
+            Some(known) if known.owed > 0 && known.sent.0 != group => Presence::Unclear,
+            Some(known) if known.is_expected() => Presence::There,
+            Some(_) => Presence::Absent,
         }
     }
 
-    /// Records a statement about to be parsed there. Gives the numbers of those to be closed
-    /// first, so that no more than `limit` remain. Those whose Parse is unanswered stay: whether
-    /// there is something to be closed is not known yet.
-    pub fn insert(
-        &mut self,
-        statement: Arc<Statement>,
-        group: u64,
-        limit: NonZeroUsize,
-    ) -> Vec<u64> {
-        self.known.put(statement.id, Known { _statement: statement, sent_in: Some(group) });
-        let mut evicted = std::mem::take(&mut self.unclosed);
-        while self.known.len() > limit.get()
-            && matches!(self.known.peek_lru(), Some((_, known)) if known.sent_in.is_none())
-        {
-            evicted.extend(self.known.pop_lru().map(|(id, _)| id));
-        }
-        evicted
+    /// Records that a Parse of the statement is sent.
+    pub fn parse_sent(&mut self, statement: &Arc<Statement>, group: u64) {
+        let new = || Known { statement: None, is_there: false, owed: 0, sent: (0, false) };
+        let known = self.known.get_or_insert_mut(statement.id, new);
+        let before = known.is_expected();
+        known.statement = Some(statement.clone());
+        known.owed += 1;
+        known.sent = (group, true);
+        self.expected += usize::from(!before);
     }
 
-    /// Gives up all that are there, so that texts which no client uses any more can go. They are
-    /// closed at the next occasion.
-    pub fn shed(&mut self) {
-        let forgotten = self.forget_answered();
-        self.unclosed.extend(forgotten);
+    /// Records that a Close of the statement is sent.
+    pub fn close_sent(&mut self, id: u64, group: u64) {
+        self.change(id, |known| {
+            known.owed += 1;
+            known.sent = (group, false);
+        });
     }
 
-    /// Records that a statement the server has is about to be closed and parsed again.
-    pub fn renew(&mut self, id: u64, group: u64) {
-        if let Some(known) = self.known.get_mut(&id) {
-            known.sent_in = Some(group);
-        }
+    /// The oldest message about the statement was answered: a Parse, or a Close.
+    pub fn answered(&mut self, id: u64, is_parse: bool) {
+        self.change(id, |known| {
+            known.owed = known.owed.saturating_sub(1);
+            known.is_there = is_parse;
+        });
     }
 
-    /// Its Parse was answered.
-    pub fn parsed(&mut self, id: u64) {
-        if let Some(known) = self.known.peek_mut(&id) {
-            known.sent_in = None;
-        }
-    }
-
-    /// Its Parse failed or was skipped.
-    pub fn not_parsed(&mut self, id: u64) {
-        if self.known.peek(&id).is_some_and(|known| known.sent_in.is_some()) {
-            self.known.pop(&id);
-        }
+    /// The oldest message about the statement failed or was skipped.
+    pub fn not_done(&mut self, id: u64) {
+        self.change(id, |known| known.owed = known.owed.saturating_sub(1));
     }
 
     /// The server has lost it in a way that was not seen here.
     pub fn lost(&mut self, id: u64) {
-        self.known.pop(&id);
-    }
-
-    /// Records that the Close of an evicted statement was skipped; it will be sent again.
-    pub fn not_closed(&mut self, id: u64) {
-        self.unclosed.push(id);
+        self.change(id, |known| known.is_there = false);
     }
 
     /// Forgets all that were there: DEALLOCATE ALL or DISCARD ALL was carried out. What is on its
     /// way comes behind it.
     pub fn clear(&mut self) {
-        self.unclosed.clear();
-        self.forget_answered();
+        let all: Vec<u64> = self.known.iter().map(|(id, _)| *id).collect();
+        for id in all {
+            self.lost(id);
+        }
     }
 
-    fn forget_answered(&mut self) -> Vec<u64> {
-        let there: Vec<u64> =
-            self.known.iter().filter(|(_, k)| k.sent_in.is_none()).map(|(id, _)| *id).collect();
-        for id in &there {
-            self.known.pop(id);
+    /// Lets go of the texts of all that are there, so that those which no client uses can go. The
+    /// server still has them until they are closed.
+    pub fn shed(&mut self) {
+        for (_, known) in &mut self.known {
+            if known.owed == 0 {
+                known.statement = None;
+            }
         }
-        there
+    }
+
+    /// The numbers of those to be closed so that with one more no more than `limit` remain: first
+    /// those let go of, then the least recently used. What is on its way stays.
+    pub fn surplus(&self, limit: NonZeroUsize) -> Vec<u64> {
+        let is_idle = |known: &Known| known.owed == 0 && known.is_there;
+        let mut surplus: Vec<u64> = Vec::new();
+        let all = || self.known.iter().rev().filter(|(_, known)| is_idle(known));
+        surplus.extend(all().filter(|(_, known)| known.statement.is_none()).map(|(id, _)| *id));
+        let others = all().filter(|(_, known)| known.statement.is_some()).map(|(id, _)| *id);
+        let room = limit.get() - 1;
+        surplus.extend(others.take(self.expected.saturating_sub(surplus.len() + room)));
+        surplus
+    }
+
+    /// Changes what is known of a statement, and forgets it if that comes to nothing.
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Known)) {
+        let Some(known) = self.known.peek_mut(&id) else { return };
+        let before = known.is_expected();
+        change(known);
+        let (after, is_over) = (known.is_expected(), known.owed == 0 && !known.is_there);
+        self.expected -= usize::from(before && !after);
+        self.expected += usize::from(after && !before);
+        if is_over {
+            self.known.pop(&id);
+        }
     }
 
     /// Whether a message of this group finds this statement as the unnamed one.
@@ -434,16 +478,16 @@ impl ServerStatements {
         self.unnamed = 0;
     }
 
-    /// Statements known.
+    /// Statements that the server has, or will have if all goes well.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.known.len()
+    pub const fn len(&self) -> usize {
+        self.expected
     }
 
-    /// Whether none is known.
+    /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.expected == 0
     }
 }
 
@@ -487,46 +531,96 @@ mod tests {
         assert!(one.is_kept() && !store.unkept().is_kept());
     }
 
-    #[test]
-    fn a_server_forgets_the_least_recently_used() {
+    const LIMIT: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+    fn three() -> [Arc<Statement>; 3] {
         let store = StatementStore::default();
-        let limit = NonZeroUsize::new(2).unwrap();
-        let [a, b, c] = [b"a", b"b", b"c"].map(|q| store.intern(q, &[0, 0]));
+        [b"a", b"b", b"c"].map(|q| store.intern(q, b""))
+    }
+
+    #[test]
+    fn a_server_gives_up_the_least_recently_used() {
+        let [a, b, c] = three();
         let mut known = ServerStatements::default();
         for statement in [&a, &b] {
-            assert!(known.insert(statement.clone(), 0, limit).is_empty());
-            known.parsed(statement.id());
+            assert!(known.surplus(LIMIT).is_empty());
+            known.parse_sent(statement, 0);
+            known.answered(statement.id(), true);
         }
         assert_eq!(known.presence(a.id(), 1), Presence::There);
-        assert_eq!(known.insert(c, 1, limit), vec![b.id()]);
+        assert_eq!(known.surplus(LIMIT), [b.id()]);
+        known.close_sent(b.id(), 1);
+        known.parse_sent(&c, 1);
+        assert_eq!(known.len(), 2);
         assert_eq!(known.presence(b.id(), 1), Presence::Absent);
+        assert_eq!(known.presence(b.id(), 2), Presence::Unclear, "its Close may be skipped");
+        known.not_done(b.id());
+        known.not_done(c.id());
+        assert_eq!((known.len(), known.presence(b.id(), 2)), (2, Presence::There));
     }
 
     #[test]
     fn an_unanswered_parse_counts_in_its_own_group_only() {
-        let store = StatementStore::default();
+        let [a, b, _] = three();
         let one = NonZeroUsize::MIN;
-        let [a, b] = [b"a", b"b"].map(|q| store.intern(q, &[0, 0]));
         let mut known = ServerStatements::default();
-        known.insert(a.clone(), 7, one);
+        known.parse_sent(&a, 7);
         assert_eq!(known.presence(a.id(), 7), Presence::There);
         assert_eq!(known.presence(a.id(), 8), Presence::Unclear);
         // Neither closed, since it may not be there, nor forgotten by what came before it.
-        assert!(known.insert(b.clone(), 8, one).is_empty());
+        assert!(known.surplus(one).is_empty());
+        known.parse_sent(&b, 8);
         known.clear();
         assert_eq!(known.len(), 2);
-        known.not_parsed(a.id());
-        known.parsed(b.id());
+        known.not_done(a.id());
+        known.answered(b.id(), true);
         assert_eq!(known.presence(a.id(), 9), Presence::Absent);
-        known.shed();
-        assert_eq!(known.presence(b.id(), 9), Presence::Absent);
-        assert_eq!(known.insert(b.clone(), 9, one), vec![b.id()], "closed before it is parsed");
-        known.parsed(b.id());
-        known.renew(b.id(), 9);
-        assert_eq!(known.presence(b.id(), 10), Presence::Unclear);
-        known.parsed(b.id());
         known.clear();
         assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_statement_closed_and_parsed_again_is_there_unless_the_parse_fails() {
+        let [a, ..] = three();
+        let again = |outcome: fn(&mut ServerStatements, u64)| {
+            let mut known = ServerStatements::default();
+            known.parse_sent(&a, 1);
+            known.answered(a.id(), true);
+            known.close_sent(a.id(), 2);
+            known.parse_sent(&a, 2);
+            outcome(&mut known, a.id());
+            (known.presence(a.id(), 3), known.len())
+        };
+        let skipped = |known: &mut ServerStatements, id| {
+            known.not_done(id);
+            known.not_done(id);
+        };
+        assert_eq!(again(skipped), (Presence::There, 1));
+        let failed = |known: &mut ServerStatements, id| {
+            known.answered(id, false);
+            known.not_done(id);
+        };
+        assert_eq!(again(failed), (Presence::Absent, 0));
+        let done = |known: &mut ServerStatements, id| {
+            known.answered(id, false);
+            known.answered(id, true);
+        };
+        assert_eq!(again(done), (Presence::There, 1));
+    }
+
+    #[test]
+    fn what_was_let_go_of_is_closed_first() {
+        let [a, b, c] = three();
+        let mut known = ServerStatements::default();
+        for statement in [&a, &b] {
+            known.parse_sent(statement, 0);
+            known.answered(statement.id(), true);
+        }
+        known.shed();
+        known.parse_sent(&c, 1);
+        known.answered(c.id(), true);
+        assert_eq!(known.presence(a.id(), 2), Presence::There);
+        assert_eq!(known.surplus(NonZeroUsize::new(9).unwrap()), [b.id(), a.id()]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod statements;
 const FURNITURE: &str = "\
     create table numbers as select n, 'number ' || n as name from generate_series(1, 1000) n;\
     create table pairs (k int primary key, v text);\
+    create table sink (n int);\
     create function shout(what text) returns void language plpgsql as \
     $$ begin raise notice '%', upper(what); end $$;";
 
@@ -117,7 +118,11 @@ impl Ways {
     ) -> Vec<Message> {
         let mut replies: Vec<Vec<Message>> = Vec::new();
         for (way, wire) in &mut self.clients {
-            let reply = talk(wire).unwrap_or_else(|e| panic!("{way}: {e:?}; {context}"));
+            let reply = talk(wire).unwrap_or_else(|e| {
+                let log = House::shared().pgbaton.log();
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                panic!("{way}: {e:?}; {context}\n{}", tail.join("\n"))
+            });
             replies.push(reply.into_iter().map(comparable).collect());
         }
         for ((way, _), reply) in self.clients.iter().zip(&replies).skip(1) {

@@ -234,6 +234,10 @@ impl ReplyObserver for Trial {
     fn renamed(&mut self, _: Result<(), Fate>) {}
     fn query_completed(&mut self) {}
 
+    fn name_of(&self, _: u64, _: u32) -> Option<&[u8]> {
+        None
+    }
+
     fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
         if let Ok(name) = std::str::from_utf8(name)
             && self.accepted.value(name).is_some_and(|v| v != value)

