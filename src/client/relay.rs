@@ -246,20 +246,7 @@ impl Session {
             if self.mode == PoolMode::Statement && lease.saw_block {
                 return Replied::Released(self.refuse_block(cx, lease, walked.bytes));
             }
-            if self.mode != PoolMode::Session && lease.ledger.wants_question() {
-                ask_nothing(cx, &mut lease);
-            }
-            let is_over = self.mode != PoolMode::Session && lease.is_free() && !self.terminated;
-            let kept = if is_over && self.starts_reset(cx, &mut lease) {
-                Ok(lease)
-            } else if is_over {
-                self.release(lease)
-            } else {
-                if lease.ledger.is_empty() {
-                    self.client().set_state(ClientState::Linked, clock::now());
-                }
-                Ok(lease)
-            };
+            let kept = self.keep_or_release(cx, lease);
             self.publish_names();
             if let Err(e) = self.deliver(cx, walked.bytes) {
                 return Replied::Released(match kept {
@@ -273,6 +260,26 @@ impl Session {
                 Err(link) => Replied::Released(Next::State(link)),
             }
         })
+    }
+
+    /// Gives the server back if the transaction is over and nothing is left to be done on it.
+    fn keep_or_release(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut lease: ServerLease,
+    ) -> Result<ServerLease, Link> {
+        let returns = self.mode != PoolMode::Session;
+        if returns && lease.ledger.wants_question() {
+            ask_nothing(cx, &mut lease);
+        }
+        let is_over = returns && lease.is_free() && !self.terminated;
+        if is_over && !self.starts_reset(cx, &mut lease) {
+            return self.release(lease);
+        }
+        if !is_over && lease.ledger.is_empty() {
+            self.client().set_state(ClientState::Linked, clock::now());
+        }
+        Ok(lease)
     }
 
     /// Ends a client that began a transaction block in statement mode: it gets what came in front of
