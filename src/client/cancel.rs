@@ -91,6 +91,10 @@ impl Session {
     /// what is stray, and after a cancelled request of the extended protocol everything up to its
     /// Sync, which is answered.
     pub(super) fn skip_ignored<'a>(&mut self, mut input: &'a [u8]) -> &'a [u8] {
+        let may_be_ignored = matches!(input.first(), Some(b'd' | b'c' | b'f' | b'H'));
+        if self.stray_left == 0 && !self.skips_to_sync && !may_be_ignored {
+            return input;
+        }
         loop {
             let skipped = self.stray_left.min(input.len());
             self.stray_left -= skipped;

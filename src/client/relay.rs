@@ -95,7 +95,8 @@ impl Session {
             };
             let long = std::mem::take(&mut self.carry);
             let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
-            self.forward(cx, lease, input, &mut scratch.output)?;
+            let naming = self.naming();
+            self.forward(cx, lease, input, &mut scratch.output, naming)?;
             Ok(true)
         })
     }
@@ -108,8 +109,8 @@ impl Session {
     ) -> Result<bool, SessionEnd> {
         let waiting = std::mem::take(&mut self.carry);
         self.stalled = false;
-        let consumed =
-            with_scratch(|scratch| self.forward(cx, lease, &waiting, &mut scratch.output))?;
+        let naming = self.naming();
+        let consumed = with_scratch(|s| self.forward(cx, lease, &waiting, &mut s.output, naming))?;
         if consumed > 0 {
             return Ok(true);
         }
@@ -129,6 +130,7 @@ impl Session {
         lease: &mut ServerLease,
         input: &[u8],
         output: &mut Vec<u8>,
+        naming: Naming,
     ) -> Result<usize, SessionEnd> {
         let server: &mut Server = lease;
         let mut splice = Splice::new(input, output);
@@ -140,7 +142,6 @@ impl Session {
             self.registration.client.await_server();
             self.replaying = true;
         }
-        let naming = self.naming();
         let mut requests = Requests {
             store: &self.hub.statements,
             recent: &self.worker.recent_statements,

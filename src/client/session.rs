@@ -215,12 +215,18 @@ impl Session {
                     Err(e) => Next::End(SessionEnd::ClientIo(e)),
                 });
             }
-            Poll::Ready(self.request(cx, input, output))
+            Poll::Ready(self.request(cx, input, output, naming))
         })
     }
 
     /// Gets a server for a request that has come while the client had none.
-    fn request(&mut self, cx: &mut Context<'_>, input: &[u8], output: &mut Vec<u8>) -> Next {
+    fn request(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+        output: &mut Vec<u8>,
+        naming: Naming,
+    ) -> Next {
         loop {
             let now = clock::now();
             match self.pool.pool.checkout(self.hint(), now) {
@@ -228,7 +234,7 @@ impl Session {
                     Ok(mut lease) => {
                         // It did not wait, so no cancel can have come.
                         let _ = self.client().link(&lease.shared);
-                        return match self.forward(cx, &mut lease, input, output) {
+                        return match self.forward(cx, &mut lease, input, output, naming) {
                             Ok(_) => Next::State(Link::Linked(lease)),
                             Err(end) => self.end_linked(lease, end),
                         };
@@ -317,15 +323,15 @@ impl Session {
             Err(fault) => {
                 tracing::debug!("server was lost before use: {fault}");
                 let input = std::mem::take(&mut self.carry);
-                return with_scratch(|scratch| self.request(cx, &input, &mut scratch.output));
+                let naming = self.naming();
+                return with_scratch(|s| self.request(cx, &input, &mut s.output, naming));
             }
         };
         if self.client().link(&lease.shared) {
             return self.cancel_waiting(Some(lease));
         }
-        let input = std::mem::take(&mut self.carry);
-        let sent =
-            with_scratch(|scratch| self.forward(cx, &mut lease, &input, &mut scratch.output));
+        let (input, naming) = (std::mem::take(&mut self.carry), self.naming());
+        let sent = with_scratch(|s| self.forward(cx, &mut lease, &input, &mut s.output, naming));
         match sent {
             Ok(_) => Next::State(Link::Linked(lease)),
             Err(end) => self.end_linked(lease, end),
