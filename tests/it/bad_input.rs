@@ -615,7 +615,7 @@ fn a09_a_replayed_scram_exchange_is_refused() {
 
 #[test]
 fn f01_unknown_message_types_are_fatal() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut before = stage.client();
     before.query("select 1");
     let strange = (0..=u8::MAX).filter(|tag| !FRONTEND.contains(tag) && *tag != b'F');
@@ -631,7 +631,7 @@ fn f01_unknown_message_types_are_fatal() {
 
 #[test]
 fn f01_f14_unknown_message_types_in_a_transaction_are_fatal_and_roll_it_back() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     stage.sql("create table t (n int)");
     for bytes in [
         message(b'?', b""),
@@ -653,7 +653,7 @@ fn f01_f14_unknown_message_types_in_a_transaction_are_fatal_and_roll_it_back() {
 
 #[test]
 fn f02_impossible_lengths_are_fatal_for_every_type() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut before = stage.client();
     before.query("select 1");
     for tag in FRONTEND {
@@ -670,7 +670,7 @@ fn f02_impossible_lengths_are_fatal_for_every_type() {
 
 #[test]
 fn f02_impossible_lengths_behind_a_good_query_let_it_be_answered_first() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     for length in [3, -1] {
         let mut client = stage.client();
         let bad = [&b"Q"[..], &i32::to_be_bytes(length)].concat();
@@ -689,7 +689,7 @@ fn f02_impossible_lengths_behind_a_good_query_let_it_be_answered_first() {
 
 #[test]
 fn f03_a_gigabyte_claimed_takes_no_memory_and_its_server_is_not_used_again() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut first = stage.client();
     first.query("select 1");
     drop(first);
@@ -708,7 +708,7 @@ fn f03_a_gigabyte_claimed_takes_no_memory_and_its_server_is_not_used_again() {
 
 #[test]
 fn f03_a_statement_too_long_to_be_kept_is_refused() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.send(&[&b"P"[..], &(1_i32 << 30).to_be_bytes()[..], b"s\0select 1"].concat());
     assert_fatal(&mut client, &["08P01", "54000"], "a Parse of a gigabyte");
@@ -760,7 +760,7 @@ fn assert_same(stage: &Stage, bytes: &[u8], ready: usize) -> Vec<String> {
 
 #[test]
 fn f04_f16_malformed_queries_get_the_servers_error() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     stage.sql("create table t (n int)");
     for body in [
         &b"select 1"[..],
@@ -785,7 +785,7 @@ fn bind_claiming(parameters: u16, length: i32, value: &[u8]) -> Vec<u8> {
 
 #[test]
 fn f05_messages_that_lie_about_their_contents_get_an_error_and_the_session_goes_on() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let parse = wire::parse("", "select $1::text");
     for bytes in [
         message(b'P', b""),
@@ -825,7 +825,7 @@ fn f05_messages_that_lie_about_their_contents_get_an_error_and_the_session_goes_
 
 #[test]
 fn f05_a_malformed_message_skips_to_sync_and_its_transaction_fails() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let [mut through, mut direct] = both(&stage);
     let script = [
         message(b'P', b"s\0select 1"),
@@ -846,7 +846,7 @@ fn f05_a_malformed_message_skips_to_sync_and_its_transaction_fails() {
 
 #[test]
 fn f06_f07_unknown_and_used_names_get_the_servers_error() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     for (bytes, code) in [
         (wire::bind("", "unknown", &[]), "26000"),
         (wire::describe(b'S', "unknown"), "26000"),
@@ -863,7 +863,7 @@ fn f06_f07_unknown_and_used_names_get_the_servers_error() {
 
 #[test]
 fn f12_messages_inside_a_value_are_data() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     stage.sql("create table t (n int)");
     let hidden = wire::query("insert into t values (1)");
     let text = String::from_utf8(hidden[5..hidden.len() - 1].to_vec()).unwrap();
@@ -887,7 +887,7 @@ fn f12_messages_inside_a_value_are_data() {
 
 #[test]
 fn f13_copy_messages_outside_of_copy_are_ignored() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     for bytes in [
         message(b'd', b"1\n"),
         message(b'c', b""),
@@ -905,7 +905,7 @@ fn f13_copy_messages_outside_of_copy_are_ignored() {
 
 #[test]
 fn f11_a_flood_of_syncs_is_answered_one_by_one() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.send(&wire::sync().repeat(10_000));
     for _ in 0..10_000 {
@@ -954,7 +954,7 @@ fn good_session() -> Vec<u8> {
 #[test]
 fn f20_mutated_sessions_harm_nobody() {
     const SESSIONS: usize = 300;
-    let mut stage = Stage::with(3, |config| config.set("client_cleanup_timeout", "2"));
+    let mut stage = Stage::with(3, |config| config.set("client_cleanup_timeout", "2")).watched();
     stage.sql("create table t (n int)");
     let mut before = stage.client();
     before.query("select 1");
@@ -988,7 +988,7 @@ fn f20_mutated_sessions_harm_nobody() {
 
 #[test]
 fn f20_garbage_after_the_login_harms_nobody() {
-    let mut stage = Stage::open(2);
+    let mut stage = Stage::open(2).watched();
     let mut chance = Chance(7);
     for _ in 0..100 {
         let length = 1 + chance.below(3_000);

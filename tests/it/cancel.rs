@@ -21,7 +21,7 @@ fn code(reply: &Reply) -> &str {
 
 #[test]
 fn x01_the_right_key_cancels_and_the_session_goes_on() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     for _ in 0..3 {
         stage.start_query(&mut client, "select pg_sleep(600)");
@@ -35,7 +35,7 @@ fn x01_the_right_key_cancels_and_the_session_goes_on() {
 
 #[test]
 fn x01_a_cancel_in_a_transaction_fails_it_and_the_server_stays_linked() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.query("begin");
     stage.start_query(&mut client, "select pg_sleep(600)");
@@ -49,7 +49,7 @@ fn x01_a_cancel_in_a_transaction_fails_it_and_the_server_stays_linked() {
 
 #[test]
 fn x01_a_cancel_in_a_pipeline_cancels_what_runs() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.send(&wire::parse("", "select pg_sleep(600)"));
     client.send(&[wire::bind("", "", &[]), wire::execute("", 0)].concat());
@@ -76,7 +76,7 @@ fn x01_in_session_mode_too() {
 
 #[test]
 fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut other = stage.client();
     other.query("select 1");
     let gone = {
@@ -139,7 +139,7 @@ fn x02_keys_are_pgbatons_own_and_differ() {
 
 #[test]
 fn x03_a_cancel_of_an_idle_client_never_hits_a_later_query() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     let mut stranger = stage.client();
     client.query("select 1");
@@ -156,7 +156,7 @@ fn x03_a_cancel_of_an_idle_client_never_hits_a_later_query() {
 #[test]
 fn x04_cancels_racing_the_end_of_queries_hit_no_stranger() {
     const ROUNDS: usize = 200;
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.query("select 1");
     let (pid, secret, address) = (client.pid, client.secret.clone(), stage.pgbaton.address());
@@ -211,7 +211,7 @@ fn x05_a_cancel_of_a_waiting_client_harms_nobody() {
 
 #[test]
 fn x06_malformed_cancel_requests_are_closed() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     stage.start_query(&mut client, "select pg_sleep(600)");
     let code = CANCEL_REQUEST.to_be_bytes();
@@ -237,7 +237,7 @@ fn x06_malformed_cancel_requests_are_closed() {
 
 #[test]
 fn x06_a_flood_of_cancels_leaves_nothing() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     stage.start_query(&mut client, "select pg_sleep(600)");
     let files = stage.pgbaton.open_files();
@@ -279,7 +279,7 @@ fn x07_a_cancel_that_cannot_reach_its_server_ends_by_itself() {
 }
 
 #[test]
-fn a_cancel_reaches_the_server_with_the_servers_own_key() {
+fn x01_a_cancel_reaches_the_server_with_the_servers_own_key() {
     let fake = FakePostgres::start(vec![vec![Step::Login, Step::Expect(b'Q'), Step::Drain]]);
     let config = Config::new().database_at("app", fake.address(), "pool_size = 1");
     let pgbaton = Pgbaton::start(&config);
@@ -291,7 +291,7 @@ fn a_cancel_reaches_the_server_with_the_servers_own_key() {
 }
 
 #[test]
-fn clients_of_protocol_3_2_get_long_keys_that_work() {
+fn x01_x02_clients_of_protocol_3_2_get_long_keys_that_work() {
     let mut stage = Stage::open(1);
     let mut client = Wire::connect(stage.pgbaton.address());
     let mut body = (3_i32 << 16 | 2).to_be_bytes().to_vec();

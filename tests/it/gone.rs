@@ -43,7 +43,7 @@ fn leave(mut client: Wire, way: Way) -> Option<Wire> {
 
 /// A stage with a pool of one and the table `t (n int)`.
 fn stage() -> Stage {
-    let stage = Stage::open(1);
+    let stage = Stage::open(1).watched();
     stage.sql("create table t (n int)");
     stage
 }
@@ -251,7 +251,7 @@ fn c03_a_running_pipeline_without_sync_is_cancelled() {
 
 #[test]
 fn c03_a_long_pipeline_of_a_vanished_client_is_over_soon() {
-    let mut stage = Stage::with(1, |config| config.set("client_cleanup_timeout", "1"));
+    let mut stage = Stage::with(1, |config| config.set("client_cleanup_timeout", "1")).watched();
     let mut client = stage.client();
     client.send(&wire::query("select pg_sleep(600)").repeat(100));
     stage.wait_until_runs("pg_sleep(600)");
@@ -262,7 +262,7 @@ fn c03_a_long_pipeline_of_a_vanished_client_is_over_soon() {
 
 #[test]
 fn c03_the_next_sixty_clients_get_their_own_answers() {
-    let mut stage = Stage::open(4);
+    let mut stage = Stage::open(4).watched();
     let leaving: Vec<Wire> = (0..4)
         .map(|n| {
             let mut client = stage.client();
@@ -523,8 +523,8 @@ fn c08_a_query_before_a_half_close_is_answered_or_the_connection_closed() {
 }
 
 #[test]
-fn a_crowd_that_vanishes_at_every_point_leaves_nothing() {
-    let mut stage = Stage::open(3);
+fn c01_c06_a_crowd_that_vanishes_at_every_point_leaves_nothing() {
+    let mut stage = Stage::open(3).watched();
     stage.sql("create table t (n int)");
     let mut staying = stage.client();
     staying.query("select 1");
@@ -553,7 +553,7 @@ fn a_crowd_that_vanishes_at_every_point_leaves_nothing() {
 }
 
 #[test]
-fn in_session_mode_a_vanished_clients_server_is_reset() {
+fn c01_in_session_mode_a_vanished_clients_server_is_reset() {
     let mut stage = Stage::with(1, |config| config.set("pool_mode", "\"session\""));
     let mut client = stage.client();
     let backend = pid(&mut client);
@@ -589,7 +589,7 @@ fn c07_an_insert_before_terminate_is_carried_out_though_it_had_to_wait() {
 }
 
 #[test]
-fn settings_of_a_vanished_transaction_are_not_taken_for_the_servers() {
+fn c01_settings_of_a_vanished_transaction_are_not_taken_for_the_servers() {
     let mut stage = stage();
     let zone = "Asia/Tokyo";
     let login = stage.login().parameter("TimeZone", zone);

@@ -30,7 +30,7 @@ fn thrown_out(client: &mut Wire) -> (String, String) {
 // --- clients ---
 
 #[test]
-fn max_client_conn_refuses_more_and_harms_nobody() {
+fn c13_max_client_conn_refuses_more_and_harms_nobody() {
     let mut stage = Stage::with(2, |config| config.set("max_client_conn", "5"));
     let mut clients: Vec<Wire> = (0..5).map(|_| stage.client()).collect();
     for _ in 0..3 {
@@ -119,7 +119,7 @@ fn assert_waiting(stage: &Stage, waiting: usize) {
 }
 
 #[test]
-fn query_wait_timeout_ends_the_wait_with_pgbouncers_words() {
+fn c14_query_wait_timeout_ends_the_wait_with_pgbouncers_words() {
     let (mut stage, mut holder) = held(|config| config.set("query_wait_timeout", "1"));
     let mut clients: Vec<Wire> = (0..5).map(|_| stage.client()).collect();
     let began = Instant::now();
@@ -170,7 +170,7 @@ fn query_wait_timeout_of_one_database_or_user_is_its_own() {
 }
 
 #[test]
-fn max_waiting_clients_turns_more_away_at_once() {
+fn c14_max_waiting_clients_turns_more_away_at_once() {
     let (mut stage, mut holder) = held(|config| {
         // One worker: with more of them the bound may be passed by their number.
         config.set("max_waiting_clients", "2").set("workers", "1")
@@ -199,7 +199,7 @@ fn max_waiting_clients_turns_more_away_at_once() {
 }
 
 #[test]
-fn those_who_wait_are_served_in_the_order_of_their_coming() {
+fn c14_those_who_wait_are_served_in_the_order_of_their_coming() {
     const CLIENTS: usize = 30;
     let (mut stage, mut holder) = held(|config| config.set("workers", "1"));
     stage.sql("create table t (place serial, client int)");
@@ -389,7 +389,7 @@ const STUCK: &str = "select count(*) from pg_stat_activity where wait_event = 'C
                      and datname = current_database()";
 
 #[test]
-fn a_client_that_does_not_read_costs_no_memory_and_holds_up_nobody() {
+fn c09_a_client_that_does_not_read_costs_no_memory_and_holds_up_nobody() {
     const ROWS: usize = 100_000;
     let mut stage = Stage::open(2);
     let rss = stage.pgbaton.rss_bytes();
@@ -412,7 +412,7 @@ fn a_client_that_does_not_read_costs_no_memory_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_client_that_sends_and_does_not_read_is_held_back() {
+fn c09_a_client_that_sends_and_does_not_read_is_held_back() {
     const QUERIES: usize = 40_000;
     let mut stage = Stage::open(2);
     let rss = stage.pgbaton.rss_bytes();
