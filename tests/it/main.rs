@@ -17,3 +17,4 @@ mod stage;
 mod support;
 mod support_selftest;
 mod transactions;
+mod unasked;
