@@ -382,58 +382,6 @@ fn a_server_that_is_free_goes_to_the_other_user_who_waits_longer() {
     assert_eq!(waiting.query("select current_user").value(), SCRAM_ROLE);
 }
 
-// --- memory ---
-
-/// Counts servers that cannot write, since nobody reads what they send.
-const STUCK: &str = "select count(*) from pg_stat_activity where wait_event = 'ClientWrite' \
-                     and datname = current_database()";
-
-#[test]
-fn c09_a_client_that_does_not_read_costs_no_memory_and_holds_up_nobody() {
-    const ROWS: usize = 100_000;
-    let mut stage = Stage::open(2);
-    let rss = stage.pgbaton.rss_bytes();
-    let mut slow = stage.client();
-    slow.send(&wire::query(&format!("select repeat('x', 1000) from generate_series(1, {ROWS})")));
-    stage.wait_until_runs("repeat");
-    let mut other = stage.client();
-    for n in 0..50 {
-        assert_eq!(other.query(&format!("select {n}")).value(), n.to_string());
-    }
-    // The server must be stuck in writing, or else there was nothing to hold back.
-    assert!(eventually(PATIENCE, || stage.sql(STUCK) == "1"));
-    let growth = stage.pgbaton.rss_bytes().saturating_sub(rss);
-    assert!(growth < 48 * MIB, "{} MiB for one slow reader", growth / MIB);
-    let reply = slow.receive_reply().unwrap();
-    assert_eq!(reply.rows.len(), ROWS);
-    assert!(reply.rows.iter().all(|row| row[0].as_ref().is_some_and(|cell| cell.len() == 1000)));
-    drop((slow, other));
-    stage.assert_settled(0);
-}
-
-#[test]
-fn c09_a_client_that_sends_and_does_not_read_is_held_back() {
-    const QUERIES: usize = 40_000;
-    let mut stage = Stage::open(2);
-    let rss = stage.pgbaton.rss_bytes();
-    let mut greedy = stage.client();
-    // The requests fit into the kernel's buffers; the answers, of 40 MB, fit nowhere.
-    greedy.send(&wire::query("select repeat('x', 1000)").repeat(QUERIES));
-    let mut other = stage.client();
-    let stuck = || stage.sql(STUCK) == "1";
-    assert!(eventually(PATIENCE, stuck), "{:?}", stage.counts());
-    for n in 0..50 {
-        assert_eq!(other.query(&format!("select {n}")).value(), n.to_string());
-    }
-    let growth = stage.pgbaton.rss_bytes().saturating_sub(rss);
-    assert!(growth < 24 * MIB, "{} MiB for one client", growth / MIB);
-    for _ in 0..QUERIES {
-        assert_eq!(greedy.receive_reply().unwrap().value().len(), 1000);
-    }
-    drop((greedy, other));
-    stage.assert_settled(0);
-}
-
 #[test]
 fn the_console_answers_while_the_pool_is_exhausted() {
     let (stage, _holder) = held(|config| config);

@@ -18,3 +18,4 @@ mod support;
 mod support_selftest;
 mod transactions;
 mod unasked;
+mod volume;
