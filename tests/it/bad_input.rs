@@ -688,25 +688,6 @@ fn f02_impossible_lengths_behind_a_good_query_let_it_be_answered_first() {
 }
 
 #[test]
-fn f03_a_gigabyte_claimed_takes_no_memory_and_its_server_is_not_used_again() {
-    let mut stage = Stage::open(1).watched();
-    let mut first = stage.client();
-    first.query("select 1");
-    drop(first);
-    stage.assert_settled(0);
-    let rss = stage.pgbaton.rss_bytes();
-    for tag in *b"QBd" {
-        let mut client = stage.client();
-        client.send(&[&[tag][..], &(1_i32 << 30).to_be_bytes()[..], &[b' '; 100_000]].concat());
-        let _ = client.try_send(&[b' '; 100_000]);
-        drop(client);
-        stage.assert_settled(0);
-    }
-    let growth = stage.pgbaton.rss_bytes().saturating_sub(rss);
-    assert!(growth < 64 << 20, "grew by {growth} bytes");
-}
-
-#[test]
 fn f03_a_statement_too_long_to_be_kept_is_refused() {
     let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
@@ -858,6 +839,58 @@ fn f06_f07_unknown_and_used_names_get_the_servers_error() {
         let seen = assert_same(&stage, &bytes, 1);
         assert!(seen.iter().any(|part| part == code), "{code}: {seen:?}");
     }
+    stage.assert_settled(0);
+}
+
+/// FunctionCall of int4pl with this claim about its arguments, and their bytes.
+fn call_claiming(arguments: u16, bytes: &[u8]) -> Vec<u8> {
+    let body = [&177_u32.to_be_bytes()[..], b"\0\x01\0\x01", &arguments.to_be_bytes(), bytes];
+    message(b'F', &body.concat())
+}
+
+#[test]
+fn f15_function_calls_good_and_malformed_bring_what_they_bring_directly() {
+    let mut stage = Stage::open(1).watched();
+    let four = |n: i32| [4_i32.to_be_bytes(), n.to_be_bytes()].concat();
+    let good = call_claiming(2, &[&four(40)[..], &four(2), b"\0\x01"].concat());
+    assert_eq!(assert_same(&stage, &good, 2), ["V", "ZI", "ZI"]);
+    for bytes in [
+        message(b'F', b""),
+        message(b'F', b"\0\0"),
+        message(b'F', &[0xff; 40]),
+        call_claiming(2, &[&four(1)[..], &four(2)].concat()),
+        call_claiming(2, &[&four(1)[..], b"\0\x01"].concat()),
+        call_claiming(u16::MAX, &four(1)),
+        call_claiming(2, &[&four(1)[..], &(-2_i32).to_be_bytes(), b"\0\x01"].concat()),
+        call_claiming(2, &[&four(1)[..], &i32::MAX.to_be_bytes(), b"xxxx\0\x01"].concat()),
+        call_claiming(2, &[&four(1)[..], &four(2), b"\0\x01more"].concat()),
+    ] {
+        let seen = assert_same(&stage, &bytes, 2);
+        assert!(seen.len() == 3 && seen[0].len() == 5, "an error is expected: {seen:?}");
+        let within = [wire::query("begin"), bytes, wire::query("rollback")].concat();
+        assert_eq!(assert_same(&stage, &within, 4)[3], "ZE");
+    }
+    stage.assert_settled(0);
+}
+
+#[test]
+fn f12_messages_behind_an_impossible_length_are_never_executed() {
+    let mut stage = Stage::open(1).watched();
+    stage.sql("create table t (n int)");
+    let hidden = wire::query("insert into t values (1)");
+    let whole = u32::try_from(hidden.len()).unwrap() + 4;
+    for tag in FRONTEND {
+        // What a sender that counts in 32 bits makes of a length beyond them, and what a reader
+        // makes of it that looks at too few of its bits.
+        for length in [whole | 1 << 31, whole | 1 << 30, whole | 0xff << 24, u32::MAX, 0] {
+            let mut client = stage.client();
+            client.query("begin");
+            let behind = [&[*tag][..], &length.to_be_bytes(), &hidden, &hidden].concat();
+            send_refused(&mut client, &behind);
+            assert_fatal(&mut client, &["08P01"], &format!("{:?} {length:x}", char::from(*tag)));
+        }
+    }
+    assert_eq!(stage.sql("select count(*) from t"), "0");
     stage.assert_settled(0);
 }
 

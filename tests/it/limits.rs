@@ -1,7 +1,7 @@
 //! Limits: how many clients, servers and waiters there may be, how long they may take, and how
 //! much memory a client can cost. Nothing here says how fast anything is.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -218,6 +218,43 @@ fn c14_those_who_wait_are_served_in_the_order_of_their_coming() {
     let order: Vec<String> = (0..CLIENTS).map(|n| n.to_string()).collect();
     assert_eq!(stage.sql("select client from t order by place"), order.join(","));
     drop((holder, waiting));
+    stage.assert_settled(0);
+}
+
+#[test]
+fn c14_nobody_starves_while_all_ask_again_and_again() {
+    const CLIENTS: usize = 30;
+    const ROUNDS: usize = 40;
+    let mut stage = Stage::open(2).watched();
+    let (over, longest_line) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let counts: Vec<AtomicUsize> = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
+    thread::scope(|scope| {
+        for served in &counts {
+            let mut client = stage.client();
+            let over = &over;
+            scope.spawn(move || {
+                // All stop when the quickest has had its rounds.
+                while !over.load(Ordering::Relaxed) {
+                    client.query("select pg_sleep(0.002)");
+                    if served.fetch_add(1, Ordering::Relaxed) + 1 >= ROUNDS {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                }
+                client.send(&wire::terminate());
+            });
+        }
+        while !over.load(Ordering::Relaxed) {
+            longest_line.fetch_max(stage.counts().cl_waiting, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let longest = longest_line.load(Ordering::Relaxed);
+    assert!(longest >= CLIENTS / 2, "no more than {longest} ever waited");
+    let mut served: Vec<usize> = counts.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+    served.sort_unstable();
+    let (least, median) = (served[0], served[CLIENTS / 2]);
+    assert!(2 * least >= median, "one waits more than twice as long as the others: {served:?}");
+    assert!(median * 2 >= ROUNDS, "one is served at the cost of the others: {served:?}");
     stage.assert_settled(0);
 }
 

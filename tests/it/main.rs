@@ -13,6 +13,7 @@ mod pgbench;
 mod readme;
 mod servers;
 mod stage;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod support_selftest;
