@@ -522,6 +522,56 @@ fn c08_a_query_before_a_half_close_is_answered_or_the_connection_closed() {
     stage.assert_settled(0);
 }
 
+/// Half-closed clients in every state.
+#[test]
+fn c08_half_closed_clients_do_not_make_it_spin() {
+    let mut stage = Stage::open(2).watched();
+    stage.sql("create table t (n int)");
+    let mut holder = stage.client();
+    holder.query("begin; lock table t");
+    let half_closed = |bytes: &[u8]| {
+        let mut client = stage.client();
+        client.send(bytes);
+        client.shutdown(Shutdown::Write);
+        client
+    };
+    let insert = wire::query("insert into t values (1)");
+    // With Terminate behind it, what was asked for is waited for.
+    let runs = half_closed(&[insert.clone(), wire::terminate()].concat());
+    stage.wait_until_runs("insert into t");
+    let rest = [
+        half_closed(&[insert, wire::terminate()].concat()),
+        half_closed(b""),
+        half_closed(b"Q\0\0"),
+        half_closed(&wire::query("select 'waits'")),
+        half_closed(&wire::query("select 'waits'")[..9]),
+    ];
+    stage.wait_for_waiting(1);
+    let ticks = stage.pgbaton.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = stage.pgbaton.cpu_ticks() - ticks;
+    assert!(used <= 10, "{used} hundredths of a second in one, with nothing to do");
+    holder.query("commit");
+    assert!(eventually(PATIENCE, || rows(&stage) == "2"), "{} rows", rows(&stage));
+    drop((runs, rest, holder));
+    stage.assert_settled(0);
+}
+
+#[test]
+fn c08_a_half_closed_client_that_does_not_read_does_not_make_it_spin() {
+    let mut stage = stage();
+    let mut client = stage.client();
+    client.send(&wire::query(ENDLESS));
+    client.expect(b'T');
+    client.shutdown(Shutdown::Write);
+    let ticks = stage.pgbaton.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = stage.pgbaton.cpu_ticks() - ticks;
+    assert!(used <= 30, "{used} hundredths of a second in one, with nothing to do");
+    drop(client);
+    stage.assert_settled(0);
+}
+
 #[test]
 fn c01_c06_a_crowd_that_vanishes_at_every_point_leaves_nothing() {
     let mut stage = Stage::open(3).watched();

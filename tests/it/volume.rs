@@ -173,7 +173,7 @@ fn run_pipeline(mut client: Wire, queries: usize, may_read: &AtomicBool) {
     let mut sender = client.sender();
     thread::scope(|scope| {
         // All of it may not fit into the kernel's buffers, and then sending waits.
-        scope.spawn(move || sender.send(&wire::query(sql).repeat(queries)));
+        scope.spawn(move || sender.try_send(&wire::query(sql).repeat(queries)).unwrap());
         while !may_read.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(5));
         }
