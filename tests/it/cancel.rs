@@ -1,11 +1,13 @@
 //! Cancel requests: the right key cancels the query that its client runs at that moment and
 //! nothing else, ever. The names X01 to X07 are those of the project's table of faults.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::stage::{Counts, PATIENCE, Stage};
 use crate::support::fake_postgres::{Event, FakePostgres, Step};
+use crate::support::fault_proxy::{Fault, Way};
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::wire::{self, Login, Reply, Wire, cancel, with_length};
 
@@ -21,7 +23,7 @@ fn code(reply: &Reply) -> &str {
 
 #[test]
 fn x01_the_right_key_cancels_and_the_session_goes_on() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     for _ in 0..3 {
         stage.start_query(&mut client, "select pg_sleep(600)");
@@ -35,7 +37,7 @@ fn x01_the_right_key_cancels_and_the_session_goes_on() {
 
 #[test]
 fn x01_a_cancel_in_a_transaction_fails_it_and_the_server_stays_linked() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.query("begin");
     stage.start_query(&mut client, "select pg_sleep(600)");
@@ -49,7 +51,7 @@ fn x01_a_cancel_in_a_transaction_fails_it_and_the_server_stays_linked() {
 
 #[test]
 fn x01_a_cancel_in_a_pipeline_cancels_what_runs() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     client.send(&wire::parse("", "select pg_sleep(600)"));
     client.send(&[wire::bind("", "", &[]), wire::execute("", 0)].concat());
@@ -76,7 +78,7 @@ fn x01_in_session_mode_too() {
 
 #[test]
 fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut other = stage.client();
     other.query("select 1");
     let gone = {
@@ -114,6 +116,13 @@ fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
     ] {
         cancel(address, pid, &secret);
     }
+    // Guesses that no two of which are equal, for its process id and its neighbours'.
+    for guess in 0..500_u32 {
+        let secret = guess.wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
+        if secret.to_be_bytes() != own.1[..] {
+            cancel(address, own.0 + i32::try_from(guess % 3).unwrap(), &secret.to_be_bytes());
+        }
+    }
     client.expect_silence(Duration::from_millis(50));
     cancel_client(&stage, &client);
     assert_eq!(code(&client.receive_reply().unwrap()), "57014");
@@ -139,7 +148,7 @@ fn x02_keys_are_pgbatons_own_and_differ() {
 
 #[test]
 fn x03_a_cancel_of_an_idle_client_never_hits_a_later_query() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     let mut stranger = stage.client();
     client.query("select 1");
@@ -153,43 +162,66 @@ fn x03_a_cancel_of_an_idle_client_never_hits_a_later_query() {
     stage.assert_settled(2);
 }
 
-#[test]
-fn x04_cancels_racing_the_end_of_queries_hit_no_stranger() {
-    const ROUNDS: usize = 200;
-    let mut stage = Stage::open(1);
-    let mut client = stage.client();
-    client.query("select 1");
-    let (pid, secret, address) = (client.pid, client.secret.clone(), stage.pgbaton.address());
+/// Asks again and again until told to stop; gives how often it was cancelled.
+fn ask_and_be_cancelled(client: &mut Wire, stop: impl Fn() -> bool) -> usize {
     let mut cancelled = 0;
-    thread::scope(|scope| {
-        let login = stage.login();
-        let stranger = scope.spawn(move || {
-            let mut stranger = Wire::login(address, &login);
-            for n in 0..ROUNDS {
-                let reply = stranger.query(&format!("select {n} from pg_sleep(0.003)"));
-                assert_eq!(reply.value(), n.to_string());
-            }
-        });
-        let canceller = scope.spawn(move || {
-            for n in 0..ROUNDS {
-                // Now early, now late: about the length of a query.
-                thread::sleep(Duration::from_micros(u64::try_from(n % 20).unwrap() * 300));
-                cancel(address, pid, &secret);
-            }
-        });
-        while !canceller.is_finished() || !stranger.is_finished() {
-            let reply = client.try_query("select 'mine' from pg_sleep(0.003)").unwrap();
-            match code(&reply) {
-                "" => assert_eq!(reply.value(), "mine"),
-                "57014" => cancelled += 1,
-                other => panic!("{other}: {reply:?}"),
-            }
+    while !stop() {
+        let reply = client.try_query("select 'mine' from pg_sleep(0.001)").unwrap();
+        match code(&reply) {
+            "" => assert_eq!(reply.value(), "mine"),
+            "57014" => cancelled += 1,
+            other => panic!("{other}: {reply:?}"),
         }
-        stranger.join().expect("no stranger was hit");
-        canceller.join().unwrap();
+    }
+    cancelled
+}
+
+/// Counts a thread that has come to its end, be it by a panic.
+struct Finishes<'a>(&'a AtomicUsize);
+
+impl Drop for Finishes<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn x04_a_thousand_cancels_racing_the_end_of_queries_hit_no_stranger() {
+    const CANCELS: usize = 1000;
+    /// Clients that are cancelled, each as often as the others.
+    const CLIENTS: usize = 2;
+    let mut stage = Stage::open(1).watched();
+    let clients: Vec<Wire> = (0..CLIENTS).map(|_| stage.client()).collect();
+    let mut stranger = stage.client();
+    let address = stage.pgbaton.address();
+    let finished = AtomicUsize::new(0);
+    let over = || finished.load(Ordering::Relaxed) == CLIENTS;
+    let (served, cancelled) = thread::scope(|scope| {
+        let mut cancelled = Vec::new();
+        for mut client in clients {
+            let (pid, secret, finished) = (client.pid, client.secret.clone(), &finished);
+            scope.spawn(move || {
+                let _at_its_end = Finishes(finished);
+                for n in 0..CANCELS / CLIENTS {
+                    // Now early, now late: about the length of a query.
+                    thread::sleep(Duration::from_micros(u64::try_from(n % 20).unwrap() * 150));
+                    cancel(address, pid, &secret);
+                }
+            });
+            cancelled.push(scope.spawn(move || ask_and_be_cancelled(&mut client, over)));
+        }
+        let mut served = 0;
+        while !over() {
+            let reply = stranger.query(&format!("select {served} from pg_sleep(0.001)"));
+            assert_eq!(reply.value(), served.to_string());
+            served += 1;
+        }
+        let counts = cancelled.into_iter().map(|client| client.join().unwrap());
+        (served, counts.sum::<usize>())
     });
-    assert!(cancelled > 0, "not one of {ROUNDS} cancels came in time");
-    drop(client);
+    assert!(cancelled > 0, "not one of {CANCELS} cancels came in time");
+    assert!(served >= CANCELS / 20, "the stranger was there {served} times only");
+    drop(stranger);
     stage.assert_settled(0);
 }
 
@@ -337,7 +369,7 @@ fn x05_cancels_racing_the_hand_off_leave_every_client_with_one_answer() {
 
 #[test]
 fn x06_malformed_cancel_requests_are_closed() {
-    let mut stage = Stage::open(1);
+    let mut stage = Stage::open(1).watched();
     let mut client = stage.client();
     stage.start_query(&mut client, "select pg_sleep(600)");
     let code = CANCEL_REQUEST.to_be_bytes();
@@ -362,14 +394,13 @@ fn x06_malformed_cancel_requests_are_closed() {
 }
 
 #[test]
-fn x06_a_flood_of_cancels_leaves_nothing() {
-    let mut stage = Stage::open(1);
+fn x06_a_flood_of_a_thousand_cancels_leaves_nothing() {
+    let mut stage = Stage::with(1, |config| config.set("max_client_conn", "2000")).watched();
     let mut client = stage.client();
     stage.start_query(&mut client, "select pg_sleep(600)");
-    let files = stage.pgbaton.open_files();
     let body = [&CANCEL_REQUEST.to_be_bytes()[..], &client.pid.to_be_bytes(), &client.secret];
     let request = with_length(&body.concat());
-    let flood: Vec<Wire> = (0..200)
+    let flood: Vec<Wire> = (0..1000)
         .map(|_| {
             let mut wire = Wire::connect(stage.pgbaton.address());
             wire.send(&request);
@@ -380,8 +411,29 @@ fn x06_a_flood_of_cancels_leaves_nothing() {
     for mut wire in flood {
         wire.expect_closed();
     }
-    let back = eventually(PATIENCE, || stage.pgbaton.open_files() <= files);
-    assert!(back, "{} files, were {files}", stage.pgbaton.open_files());
+    assert_eq!(client.query("select 'usable'").value(), "usable");
+    stage.assert_settled(1);
+}
+
+#[test]
+fn x07_cancels_while_the_server_is_out_of_reach_are_closed_quietly() {
+    let (stage, proxy) = Stage::behind_proxy(1, |config| config.set("cancel_wait_timeout", "1"));
+    let mut stage = stage.watched();
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    let before = proxy.opened();
+    // The client's own server is not hit: nothing is sent to it while the query runs.
+    for fault in [Fault::ResetAfter(5), Fault::CutAfter(15), Fault::BlackHole] {
+        let hits = proxy.traffic(Way::Up).hits;
+        proxy.set(Way::Up, fault);
+        cancel_client(&stage, &client);
+        assert!(proxy.traffic(Way::Up).hits > hits, "{fault:?}");
+        client.expect_silence(Duration::from_millis(50));
+        proxy.heal();
+    }
+    assert!(proxy.opened() > before, "the cancels did go out");
+    cancel_client(&stage, &client);
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
     stage.assert_settled(1);
 }
 
@@ -405,7 +457,7 @@ fn x07_a_cancel_that_cannot_reach_its_server_ends_by_itself() {
 }
 
 #[test]
-fn a_cancel_reaches_the_server_with_the_servers_own_key() {
+fn x01_a_cancel_reaches_the_server_with_the_servers_own_key() {
     let fake = FakePostgres::start(vec![vec![Step::Login, Step::Expect(b'Q'), Step::Drain]]);
     let config = Config::new().database_at("app", fake.address(), "pool_size = 1");
     let pgbaton = Pgbaton::start(&config);
@@ -417,7 +469,7 @@ fn a_cancel_reaches_the_server_with_the_servers_own_key() {
 }
 
 #[test]
-fn clients_of_protocol_3_2_get_long_keys_that_work() {
+fn x01_x02_clients_of_protocol_3_2_get_long_keys_that_work() {
     let mut stage = Stage::open(1);
     let mut client = Wire::connect(stage.pgbaton.address());
     let mut body = (3_i32 << 16 | 2).to_be_bytes().to_vec();

@@ -332,7 +332,7 @@ fn passwords_are_asked_for_where_the_configuration_says_so() {
 }
 
 #[test]
-fn the_console_is_open_when_clients_are_turned_away() {
+fn c13_the_console_is_open_when_clients_are_turned_away() {
     let postgres = Postgres::shared();
     let config = Config::new().set("max_client_conn", "1").database("trust", postgres, "");
     let pgbaton = Pgbaton::start(&config);

@@ -43,7 +43,7 @@ fn leave(mut client: Wire, way: Way) -> Option<Wire> {
 
 /// A stage with a pool of one and the table `t (n int)`.
 fn stage() -> Stage {
-    let stage = Stage::open(1);
+    let stage = Stage::open(1).watched();
     stage.sql("create table t (n int)");
     stage
 }
@@ -251,7 +251,7 @@ fn c03_a_running_pipeline_without_sync_is_cancelled() {
 
 #[test]
 fn c03_a_long_pipeline_of_a_vanished_client_is_over_soon() {
-    let mut stage = Stage::with(1, |config| config.set("client_cleanup_timeout", "1"));
+    let mut stage = Stage::with(1, |config| config.set("client_cleanup_timeout", "1")).watched();
     let mut client = stage.client();
     client.send(&wire::query("select pg_sleep(600)").repeat(100));
     stage.wait_until_runs("pg_sleep(600)");
@@ -262,7 +262,7 @@ fn c03_a_long_pipeline_of_a_vanished_client_is_over_soon() {
 
 #[test]
 fn c03_the_next_sixty_clients_get_their_own_answers() {
-    let mut stage = Stage::open(4);
+    let mut stage = Stage::open(4).watched();
     let leaving: Vec<Wire> = (0..4)
         .map(|n| {
             let mut client = stage.client();
@@ -522,9 +522,59 @@ fn c08_a_query_before_a_half_close_is_answered_or_the_connection_closed() {
     stage.assert_settled(0);
 }
 
+/// Half-closed clients in every state.
 #[test]
-fn a_crowd_that_vanishes_at_every_point_leaves_nothing() {
-    let mut stage = Stage::open(3);
+fn c08_half_closed_clients_do_not_make_it_spin() {
+    let mut stage = Stage::open(2).watched();
+    stage.sql("create table t (n int)");
+    let mut holder = stage.client();
+    holder.query("begin; lock table t");
+    let half_closed = |bytes: &[u8]| {
+        let mut client = stage.client();
+        client.send(bytes);
+        client.shutdown(Shutdown::Write);
+        client
+    };
+    let insert = wire::query("insert into t values (1)");
+    // With Terminate behind it, what was asked for is waited for.
+    let runs = half_closed(&[insert.clone(), wire::terminate()].concat());
+    stage.wait_until_runs("insert into t");
+    let rest = [
+        half_closed(&[insert, wire::terminate()].concat()),
+        half_closed(b""),
+        half_closed(b"Q\0\0"),
+        half_closed(&wire::query("select 'waits'")),
+        half_closed(&wire::query("select 'waits'")[..9]),
+    ];
+    stage.wait_for_waiting(1);
+    let ticks = stage.pgbaton.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = stage.pgbaton.cpu_ticks() - ticks;
+    assert!(used <= 10, "{used} hundredths of a second in one, with nothing to do");
+    holder.query("commit");
+    assert!(eventually(PATIENCE, || rows(&stage) == "2"), "{} rows", rows(&stage));
+    drop((runs, rest, holder));
+    stage.assert_settled(0);
+}
+
+#[test]
+fn c08_a_half_closed_client_that_does_not_read_does_not_make_it_spin() {
+    let mut stage = stage();
+    let mut client = stage.client();
+    client.send(&wire::query(ENDLESS));
+    client.expect(b'T');
+    client.shutdown(Shutdown::Write);
+    let ticks = stage.pgbaton.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = stage.pgbaton.cpu_ticks() - ticks;
+    assert!(used <= 30, "{used} hundredths of a second in one, with nothing to do");
+    drop(client);
+    stage.assert_settled(0);
+}
+
+#[test]
+fn c01_c06_a_crowd_that_vanishes_at_every_point_leaves_nothing() {
+    let mut stage = Stage::open(3).watched();
     stage.sql("create table t (n int)");
     let mut staying = stage.client();
     staying.query("select 1");
@@ -553,7 +603,7 @@ fn a_crowd_that_vanishes_at_every_point_leaves_nothing() {
 }
 
 #[test]
-fn in_session_mode_a_vanished_clients_server_is_reset() {
+fn c01_in_session_mode_a_vanished_clients_server_is_reset() {
     let mut stage = Stage::with(1, |config| config.set("pool_mode", "\"session\""));
     let mut client = stage.client();
     let backend = pid(&mut client);
@@ -589,7 +639,7 @@ fn c07_an_insert_before_terminate_is_carried_out_though_it_had_to_wait() {
 }
 
 #[test]
-fn settings_of_a_vanished_transaction_are_not_taken_for_the_servers() {
+fn c01_settings_of_a_vanished_transaction_are_not_taken_for_the_servers() {
     let mut stage = stage();
     let zone = "Asia/Tokyo";
     let login = stage.login().parameter("TimeZone", zone);

@@ -7,10 +7,13 @@
 #![allow(dead_code, reason = "a kit: what one topic leaves unused another uses")]
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::support::fault_proxy::FaultProxy;
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::{PASSWORD, Postgres, SUPERUSER};
 use crate::support::wire::{Login, Wire};
@@ -31,7 +34,21 @@ pub struct Stage {
     pub database: String,
     /// A connection to the database that goes past pgbaton.
     observer: Mutex<Wire>,
+    /// What there was before the test did its worst, if it is watched.
+    before: Option<Before>,
 }
+
+/// What must be as it was, whatever a test has done.
+struct Before {
+    /// A client of which nobody else must make anything.
+    witness: Wire,
+    rss_bytes: usize,
+    /// Descriptors that are neither a client's nor a server's.
+    own_files: usize,
+}
+
+/// What memory may differ by afterwards, besides a tenth of what it was: allocators keep some.
+const RSS_SLACK_BYTES: usize = 64 << 20;
 
 /// One row of SHOW POOLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,11 +76,24 @@ impl Stage {
 
     /// With more settings.
     pub fn with(pool_size: usize, tune: impl FnOnce(Config) -> Config) -> Self {
+        Self::at(Postgres::shared().address(), pool_size, tune)
+    }
+
+    /// With a proxy between pgbaton and PostgreSQL.
+    pub fn behind_proxy(
+        pool_size: usize,
+        tune: impl FnOnce(Config) -> Config,
+    ) -> (Self, FaultProxy) {
+        let proxy = FaultProxy::before(Postgres::shared().address());
+        (Self::at(proxy.address(), pool_size, tune), proxy)
+    }
+
+    fn at(server: SocketAddr, pool_size: usize, tune: impl FnOnce(Config) -> Config) -> Self {
         let postgres = Postgres::shared();
         let database = postgres.create_database();
-        let config = Config::new().set("client_cleanup_timeout", "60").database(
+        let config = Config::new().set("client_cleanup_timeout", "60").database_at(
             &database,
-            postgres,
+            server,
             &format!("pool_size = {pool_size}"),
         );
         let config = tune(config);
@@ -74,7 +104,32 @@ impl Stage {
             postgres,
             observer: Mutex::new(Wire::login(postgres.address(), &login)),
             database,
+            before: None,
         }
+    }
+
+    /// Puts a client on the stage that must come to no harm, and has [`assert_settled`] compare
+    /// memory, descriptors and counters with what they are now. In transaction mode only: in
+    /// session mode the witness would keep a server.
+    ///
+    /// [`assert_settled`]: Self::assert_settled
+    pub fn watched(mut self) -> Self {
+        let mut witness = self.client();
+        witness.query("select 1");
+        let rss_bytes = self.pgbaton.rss_bytes();
+        let samples = (0..3).map(|_| {
+            // The console that was asked for the counts may not have been closed yet.
+            thread::sleep(Duration::from_millis(5));
+            self.own_files(1)
+        });
+        let own_files = samples.min().expect("samples");
+        self.before = Some(Before { witness, rss_bytes, own_files });
+        self
+    }
+
+    /// Descriptors of pgbaton besides those of so many clients and of all servers.
+    fn own_files(&self, clients: usize) -> usize {
+        self.pgbaton.open_files().saturating_sub(clients + self.backends().len())
     }
 
     /// Who logs in.
@@ -135,15 +190,18 @@ impl Stage {
         assert!(waiting, "not {clients} waiting but {:?}", self.counts());
     }
 
-    /// Checks what must hold when nothing is under way: exactly `clients` are there and none
-    /// waits; every server is idle, known to pgbaton and to PostgreSQL alike, and in no
-    /// transaction; a fresh client is served, and pgbaton still runs.
+    /// Checks what must hold when nothing is under way: exactly `clients` are there (and the
+    /// witness of a [`watched`](Self::watched) stage) and none waits; every server is idle, known
+    /// to pgbaton and to PostgreSQL alike, and in no transaction; a fresh client is served, and
+    /// pgbaton still runs. If it is watched: the witness is unharmed, memory and descriptors are
+    /// back, and all who logged in are there or have left.
     pub fn assert_settled(&mut self, clients: usize) {
         self.assert_settled_as(clients, &self.login());
     }
 
     /// [`assert_settled`](Self::assert_settled) for a pgbaton that asks for a password.
     pub fn assert_settled_as(&mut self, clients: usize, login: &Login) {
+        let clients = clients + usize::from(self.before.is_some());
         let settled = eventually(PATIENCE, || {
             let counts = self.counts();
             let idle =
@@ -162,8 +220,47 @@ impl Stage {
         let mut fresh = Wire::login(self.pgbaton.address(), login);
         assert_eq!(fresh.query("select 40 + 2").value(), "42");
         fresh.send(&crate::support::wire::terminate());
+        fresh.expect_closed();
+        self.assert_as_before(clients);
         assert!(self.pgbaton.is_running());
         assert!(!self.pgbaton.log().contains("panicked"), "{}", self.pgbaton.log());
+    }
+
+    fn assert_as_before(&mut self, clients: usize) {
+        let Some(mut before) = self.before.take() else {
+            return;
+        };
+        assert_eq!(before.witness.query("select 'unharmed'").value(), "unharmed");
+        let files = eventually(PATIENCE, || self.own_files(clients) <= before.own_files);
+        let (own, were) = (self.own_files(clients), before.own_files);
+        assert!(files, "{own} descriptors, were {were}, besides clients and servers");
+        let limit = before.rss_bytes + before.rss_bytes / 10 + RSS_SLACK_BYTES;
+        let memory = eventually(PATIENCE, || self.pgbaton.rss_bytes() <= limit);
+        assert!(memory, "{} bytes, were {}", self.pgbaton.rss_bytes(), before.rss_bytes);
+        let added_up = eventually(PATIENCE, || {
+            let (clients_shown, servers_shown) = (self.shown("CLIENTS"), self.shown("SERVERS"));
+            let log = self.pgbaton.log();
+            let came = log.matches("login attempt succeeded").count();
+            let left = log.matches(" closing: ").count();
+            clients_shown == clients
+                && servers_shown == self.backends().len()
+                && came == left + clients
+        });
+        assert!(
+            added_up,
+            "{clients} clients and servers {:?}, but {} and {} shown; log:\n{}",
+            self.backends(),
+            self.shown("CLIENTS"),
+            self.shown("SERVERS"),
+            self.pgbaton.log()
+        );
+        self.before = Some(before);
+    }
+
+    /// The rows of SHOW CLIENTS or SERVERS that are about this database.
+    fn shown(&self, what: &str) -> usize {
+        let rows = show(&self.pgbaton, what);
+        rows.iter().filter(|row| row["database"] == self.database).count()
     }
 
     fn busy_backends(&self) -> String {

@@ -10,6 +10,7 @@
 
 pub mod console;
 pub mod fake_postgres;
+pub mod fault_proxy;
 pub mod messages;
 pub mod pgbaton;
 pub mod postgres;

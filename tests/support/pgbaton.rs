@@ -210,6 +210,14 @@ impl Pgbaton {
         fs::read_dir(self.proc("task")).unwrap().count()
     }
 
+    /// Processor time used so far, in ticks of a hundredth of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(self.proc("stat")).unwrap();
+        // The name may hold spaces; it ends at the last parenthesis.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     fn proc(&self, what: &str) -> String {
         format!("/proc/{}/{what}", self.pid())
     }

@@ -169,6 +169,16 @@ impl Stream {
     }
 }
 
+/// The sending half of a connection, for a thread of its own.
+pub struct Sender(Stream);
+
+impl Sender {
+    /// Sends bytes as they are.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+}
+
 /// One connection.
 pub struct Wire {
     stream: Stream,
@@ -296,6 +306,14 @@ impl Wire {
     /// Sends bytes as they are; fails the test if that fails.
     pub fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).unwrap_or_else(|e| panic!("cannot send: {e:?}"));
+    }
+
+    /// The sending half again: one thread sends, another reads.
+    pub fn sender(&self) -> Sender {
+        Sender(match &self.stream {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().unwrap()),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone().unwrap()),
+        })
     }
 
     /// The next message, whatever it is. ParameterStatus is noted on the way.

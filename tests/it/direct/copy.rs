@@ -48,7 +48,7 @@ fn copy_in_takes_rows_however_they_are_cut() {
 }
 
 #[test]
-fn copy_in_ended_by_the_client() {
+fn c10_copy_in_ended_by_the_client() {
     let script = copied(&[data("1\tone\n"), fail("no more")]);
     let reply = same(&script);
     assert_eq!(errors(&reply, b'C'), ["57014", "25P02"]);
@@ -58,7 +58,7 @@ fn copy_in_ended_by_the_client() {
 }
 
 #[test]
-fn a_bad_row_ends_the_copy_and_the_rest_is_ignored() {
+fn c10_a_bad_row_ends_the_copy_and_the_rest_is_ignored() {
     for (row, code) in
         [("x\tone\n", "22P02"), ("1\n", "22P04"), ("1\t2\t3\n", "22P04"), ("\\N\tnull\n", "23502")]
     {
@@ -177,7 +177,7 @@ fn a_conversation_in_which_the_client_waits_for_each_step() {
 }
 
 #[test]
-fn a_query_inside_of_a_copy_breaks_it_off() {
+fn c10_a_query_inside_of_a_copy_breaks_it_off() {
     let mut ways = Ways::open();
     let script = [query("copy pairs from stdin"), data("1\tone\n"), query("select 1")];
     let reply = ways.compare(|wire| {

@@ -68,7 +68,7 @@ fn parameters_and_results_in_binary() {
 }
 
 #[test]
-fn each_kind_of_mistake_skips_to_the_sync() {
+fn f06_f08_each_kind_of_mistake_skips_to_the_sync() {
     let good = || [bind("", "", &[]), execute("", 0), sync()].concat();
     for (mistake, code) in [
         (parse("", "selekt 1"), "42601"),
@@ -90,7 +90,7 @@ fn each_kind_of_mistake_skips_to_the_sync() {
 }
 
 #[test]
-fn malformed_messages_are_errors_and_the_session_goes_on() {
+fn f05_malformed_messages_are_errors_and_the_session_goes_on() {
     for (malformed, code) in [
         (wire::message(b'D', b"?\0"), "08P01"),
         (wire::message(b'C', b"?\0"), "08P01"),
@@ -172,7 +172,7 @@ fn portals_can_be_closed_and_overwritten() {
 }
 
 #[test]
-fn a_pipeline_runs_on_behind_each_sync() {
+fn f08_a_pipeline_runs_on_behind_each_sync() {
     let group = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
     let script = [
         group("select 1"),
@@ -195,7 +195,7 @@ fn a_pipeline_runs_on_behind_each_sync() {
 }
 
 #[test]
-fn a_pipeline_is_one_transaction_up_to_its_sync() {
+fn f08_a_pipeline_is_one_transaction_up_to_its_sync() {
     let group = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
     let script = [
         query("create table pipelined (n int)"),
@@ -259,7 +259,7 @@ fn simple_and_extended_messages_mix() {
 }
 
 #[test]
-fn flush_brings_replies_without_a_sync() {
+fn f11_flush_brings_replies_without_a_sync() {
     let mut ways = Ways::open();
     let described = [parse("", "select $1::int"), describe(b'S', ""), flush()];
     let reply = ways.same_messages(&described.concat(), 3);
@@ -286,13 +286,13 @@ fn flush_with_nothing_to_bring_is_no_harm() {
 }
 
 #[test]
-fn a_flood_of_syncs_is_answered_one_by_one() {
+fn f11_a_flood_of_syncs_is_answered_one_by_one() {
     let reply = same(&sync().repeat(10_000));
     assert_eq!(wire::tags(&reply), "Z".repeat(10_000));
 }
 
 #[test]
-fn notices_and_parameters_come_inside_of_pipelines() {
+fn f17_notices_and_parameters_come_inside_of_pipelines() {
     let script = [
         parse("", "select shout('hear')"),
         bind("", "", &[]),

@@ -6,14 +6,14 @@ use crate::support::wire::{self, bind, execute, message, parse, query, sync};
 const MIB: usize = 1024 * 1024;
 
 #[test]
-fn a_row_of_64_megabytes() {
+fn f19_a_row_of_64_megabytes() {
     let reply = same(&query("select repeat('0123456789abcdef', 4 * 1024 * 1024)"));
     assert_eq!(wire::tags(&reply), "TDCZ");
     assert_eq!(reply[1].body.len(), 2 + 4 + 64 * MIB);
 }
 
 #[test]
-fn a_parameter_of_16_megabytes() {
+fn f19_a_parameter_of_16_megabytes() {
     let value = "p".repeat(16 * MIB);
     let script = [
         parse("", "select length($1), md5($1)"),
@@ -26,7 +26,7 @@ fn a_parameter_of_16_megabytes() {
 }
 
 #[test]
-fn a_parameter_of_16_megabytes_for_a_named_statement() {
+fn f19_a_parameter_of_16_megabytes_for_a_named_statement() {
     let value = "p".repeat(16 * MIB);
     let script = [
         parse("long", "select length($1), md5($1)"),
@@ -43,7 +43,7 @@ fn a_parameter_of_16_megabytes_for_a_named_statement() {
 }
 
 #[test]
-fn a_query_of_8_megabytes() {
+fn f19_a_query_of_8_megabytes() {
     let text = format!("select length('{}')", "q".repeat(8 * MIB));
     let reply = same(&query(&text));
     assert_eq!(wire::columns(&reply[1].body), [Some("8388608".into())]);

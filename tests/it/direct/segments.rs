@@ -50,7 +50,7 @@ fn a_medley_in_one_segment() {
 }
 
 #[test]
-fn each_byte_in_a_segment_of_its_own() {
+fn f10_each_byte_in_a_segment_of_its_own() {
     let (script, mut ways) = (medley(), Ways::open());
     let reply = ways.compare(|wire| {
         for byte in &script {
@@ -63,7 +63,7 @@ fn each_byte_in_a_segment_of_its_own() {
 }
 
 #[test]
-fn two_segments_cut_at_every_point() {
+fn f10_two_segments_cut_at_every_point() {
     let (script, mut ways) = (medley(), Ways::open());
     for cut in 1..script.len() {
         let reply = ways.compare(|wire| {
@@ -77,7 +77,7 @@ fn two_segments_cut_at_every_point() {
 }
 
 #[test]
-fn five_hundred_queries_in_one_segment() {
+fn f09_five_hundred_queries_in_one_segment() {
     let queries: Vec<u8> = (0..500).flat_map(|n| query(&format!("select {n}"))).collect();
     let reply = same(&queries);
     assert_eq!(wire::tags(&reply), "TDCZ".repeat(500));
@@ -86,7 +86,7 @@ fn five_hundred_queries_in_one_segment() {
 }
 
 #[test]
-fn two_thousand_extended_groups_in_one_segment() {
+fn f09_two_thousand_extended_groups_in_one_segment() {
     let group = |n: usize| {
         [parse("", "select $1::int"), bind("", "", &[Some(&n.to_string())]), execute("", 0), sync()]
             .concat()
@@ -96,7 +96,7 @@ fn two_thousand_extended_groups_in_one_segment() {
 }
 
 #[test]
-fn two_thousand_named_groups_under_one_sync() {
+fn f09_two_thousand_named_groups_under_one_sync() {
     let group = |n: usize| {
         let value = n.to_string();
         [bind("", "g", &[Some(&value)]), execute("", 0)].concat()

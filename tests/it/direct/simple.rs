@@ -107,7 +107,7 @@ fn savepoints_bring_a_failed_transaction_back() {
 }
 
 #[test]
-fn warnings_and_notices_come_at_their_place() {
+fn f17_warnings_and_notices_come_at_their_place() {
     assert_eq!(same_query("rollback"), "NCZ");
     assert_eq!(same_query("begin; begin; rollback"), "CNCCZ");
     assert_eq!(same_query("drop table if exists nowhere"), "NCZ");
@@ -150,7 +150,7 @@ fn cursors_live_as_long_as_their_transaction() {
 }
 
 #[test]
-fn function_calls_are_answered() {
+fn f15_function_calls_are_answered() {
     const INT4PL: u32 = 177;
     const INT4DIV: u32 = 154;
     const NOTHING: u32 = 1;
@@ -172,7 +172,7 @@ fn function_calls_are_answered() {
 }
 
 #[test]
-fn queries_in_a_broken_encoding_are_refused_by_the_server() {
+fn f16_queries_in_a_broken_encoding_are_refused_by_the_server() {
     let mut broken = wire::query("select 'xx'");
     let at = broken.len() - 4;
     broken[at..at + 2].copy_from_slice(&[0xff, 0xfe]);
@@ -182,7 +182,7 @@ fn queries_in_a_broken_encoding_are_refused_by_the_server() {
 }
 
 #[test]
-fn copy_data_outside_of_a_copy_is_ignored() {
+fn f13_copy_data_outside_of_a_copy_is_ignored() {
     let script = [
         wire::message(b'd', b"1\tone\n"),
         wire::message(b'c', &[]),

@@ -37,7 +37,7 @@ fn many_names_for_one_text_and_one_name_after_another() {
 }
 
 #[test]
-fn an_unknown_name_is_an_error_and_the_session_goes_on() {
+fn f06_an_unknown_name_is_an_error_and_the_session_goes_on() {
     let script = [
         run("unheard_of", &[]),
         sync(),
@@ -54,7 +54,7 @@ fn an_unknown_name_is_an_error_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_name_in_use_cannot_be_parsed_again() {
+fn f07_a_name_in_use_cannot_be_parsed_again() {
     let script = [
         parse("taken", "select 1"),
         sync(),
@@ -73,7 +73,7 @@ fn a_name_in_use_cannot_be_parsed_again() {
 }
 
 #[test]
-fn a_name_in_use_fails_the_transaction_too() {
+fn f07_a_name_in_use_fails_the_transaction_too() {
     let script = [
         parse("taken", "select 1"),
         sync(),
@@ -91,7 +91,7 @@ fn a_name_in_use_fails_the_transaction_too() {
 }
 
 #[test]
-fn an_unknown_name_fails_the_transaction_too() {
+fn f06_an_unknown_name_fails_the_transaction_too() {
     for mistake in [run("unheard_of", &[]), describe(b'S', "unheard_of")] {
         let script = [query("begin"), mistake, sync(), query("select 1"), query("commit")];
         let reply = same(&script.concat());
