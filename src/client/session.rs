@@ -26,7 +26,7 @@ use super::statements::ClientStatements;
 use crate::config::PoolMode;
 use crate::net::{Transport, with_scratch};
 use crate::pool::{Checkout, Hint, Outcome, Ticket};
-use crate::primitives::{Tick, clock};
+use crate::primitives::clock;
 use crate::protocol::encode;
 use crate::server::pools::{DialFailure, DialPlace, ServerPool};
 use crate::server::{Server, ServerFault, ServerLease, ServerState, Settings, idle};
@@ -227,13 +227,17 @@ impl Session {
         output: &mut Vec<u8>,
         naming: Naming,
     ) -> Next {
+        // Before the pool knows of it, so that whoever sees it wait can cancel it.
+        self.client().await_server();
         loop {
             let now = clock::now();
             match self.pool.pool.checkout(self.hint(), now) {
                 Checkout::Ready(lease) => match self.take_over(cx, lease) {
                     Ok(mut lease) => {
-                        // It did not wait, so no cancel can have come.
-                        let _ = self.client().link(&lease.shared);
+                        if self.client().link(&lease.shared) {
+                            self.carry = input.to_vec();
+                            return self.cancel_waiting(Some(lease));
+                        }
                         return match self.forward(cx, &mut lease, input, output, naming) {
                             Ok(_) => Next::State(Link::Linked(lease)),
                             Err(end) => self.end_linked(lease, end),
@@ -244,22 +248,17 @@ impl Session {
                 },
                 Checkout::Connect(permit) => {
                     self.carry = input.to_vec();
-                    self.begin_wait(now);
+                    self.client().set_state(ClientState::Waiting, now);
                     return Next::State(Link::Dialing(self.dial(permit)));
                 }
                 Checkout::Wait(ticket) => {
                     self.carry = input.to_vec();
-                    self.begin_wait(now);
+                    self.client().set_state(ClientState::Waiting, now);
                     return Next::State(Link::Waiting(ticket));
                 }
                 Checkout::Refused(refusal) => return Next::End(self.refused(refusal)),
             }
         }
-    }
-
-    fn begin_wait(&self, now: Tick) {
-        self.client().set_state(ClientState::Waiting, now);
-        self.client().await_server();
     }
 
     fn poll_waiting(

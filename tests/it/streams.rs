@@ -30,7 +30,7 @@ fn gigabytes() -> Vec<(&'static str, Vec<u8>)> {
     let filler = [b' '; 100_000];
     let value_len = LENGTH_MAX - 100;
     let bind = [&b"\0\0\0\0\0\x01"[..], &value_len.to_be_bytes(), &filler].concat();
-    let copy = [wire::query("copy t from stdin"), claimed(b'd', b"1\n2\n3\n")].concat();
+    let copy = [wire::query("copy t from stdin"), claimed(b'd', &b"1\n".repeat(10_000))].concat();
     vec![
         ("Query", claimed(b'Q', &[&b"insert into t values (1);"[..], &filler].concat())),
         (
