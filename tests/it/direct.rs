@@ -16,6 +16,7 @@ mod copy;
 mod extended;
 mod large;
 mod login;
+mod networks;
 mod segments;
 mod simple;
 mod statements;
