@@ -17,6 +17,7 @@ mod extended;
 mod large;
 mod login;
 mod names;
+mod networks;
 mod random;
 mod segments;
 mod simple;

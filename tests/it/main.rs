@@ -9,6 +9,7 @@ mod fault_proxy_selftest;
 mod gone;
 mod lifecycle;
 mod limits;
+mod lost;
 mod networks;
 mod pgbench;
 mod readme;

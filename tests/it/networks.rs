@@ -66,15 +66,16 @@ fn acknowledged(client: &mut Wire, parts: &[(Vec<u8>, usize)]) -> usize {
 }
 
 #[test]
-fn c01_c06_a_connection_cut_after_any_byte_does_nothing_by_halves() {
+fn c01_c04_c06_c08_a_connection_cut_after_any_byte_does_nothing_by_halves() {
     let (mut stage, proxy) = stage(1, |config| config);
     let parts = writing_session();
     let length = parts.iter().map(|(bytes, _)| bytes.len()).sum();
     let mut most = 0;
-    for (round, cut) in (0..length).step_by(13).enumerate() {
+    for (round, cut) in (0..length).step_by(11).enumerate() {
         let mut client = through(&proxy, &stage);
         let hits = proxy.traffic(Way::Up).hits;
-        let fault = if round % 2 == 0 { Fault::CutAfter(cut) } else { Fault::ResetAfter(cut) };
+        let faults = [Fault::CutAfter(cut), Fault::ResetAfter(cut), Fault::HalfCloseAfter(cut)];
+        let fault = faults[round % 3];
         proxy.set(Way::Up, fault);
         let least = acknowledged(&mut client, &parts);
         assert!(eventually(PATIENCE, || proxy.traffic(Way::Up).hits == hits + 1), "cut at {cut}");

@@ -71,16 +71,14 @@ fn f19_long_messages_pass_without_being_kept() {
         assert_eq!(row.len(), 2 + 4 + 64 * MIB);
         assert!(row[6..].chunks_exact(16).all(|piece| piece == b"0123456789abcdef"));
     });
+    let value = "0123456789abcdef".repeat(MIB);
+    let expected =
+        stage.sql("select length(v) || md5(v) from repeat('0123456789abcdef', 1048576) v");
     for statement in ["", "named"] {
-        let value: String = (0..16 * MIB / 8).map(|n| format!("{n:08}")).collect();
         let sql = "select length($1) || md5($1)";
         let row =
             passes(&stage, "a parameter of 16 MB", || ask(&mut client, statement, sql, &value));
-        let expected = stage.sql(
-            "select length(t) || md5(t) from (select string_agg(lpad(n::text, 8, '0'), '' order by n) t \
-             from generate_series(0, 2 * 1024 * 1024 - 1) n) s",
-        );
-        assert_eq!(wire::columns(&row.body), [Some(expected)]);
+        assert_eq!(wire::columns(&row.body), [Some(expected.clone())]);
     }
     let text = "q".repeat(8 * MIB);
     let reply = passes(&stage, "a query of 8 MB", || {

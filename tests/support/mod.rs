@@ -1,5 +1,5 @@
 //! What the integration tests stand on: a real PostgreSQL, the real pgbaton, a raw client that
-//! hides nothing of the protocol, and a fake PostgreSQL that misbehaves on demand.
+//! hides nothing of the protocol, a fake PostgreSQL and a proxy that misbehave on demand.
 //!
 //! Everything here is blocking and uses no code of the pooler's own protocol layer, so that a
 //! mistake there cannot hide itself. Every process and folder is gone when the test binary ends,

@@ -10,7 +10,7 @@ use crate::support::wire::{self, bind, describe, execute, flush, message, parse,
 const BREATH: Duration = Duration::from_millis(1);
 
 /// Of everything a little, 12 ReadyForQuery, and short.
-fn medley() -> Vec<u8> {
+pub(super) fn medley() -> Vec<u8> {
     [
         query("select 1"),
         parse("s", "select $1::text"),
@@ -42,7 +42,7 @@ fn medley() -> Vec<u8> {
     .concat()
 }
 
-const MEDLEY_TAGS: &str = "TDCZ1tT2DCZCZ2DsZEZCZEZEZ3ZCCGCZCZCZIZ";
+pub(super) const MEDLEY_TAGS: &str = "TDCZ1tT2DCZCZ2DsZEZCZEZEZ3ZCCGCZCZCZIZ";
 
 #[test]
 fn a_medley_in_one_segment() {
