@@ -83,7 +83,7 @@ impl Session {
             || self.terminated
             || self.resetting;
         if blocked {
-            return Ok(false);
+            return self.look_while_blocked(cx);
         }
         if self.stalled {
             return self.poll_stalled(cx, lease);
@@ -96,9 +96,28 @@ impl Session {
             let long = std::mem::take(&mut self.carry);
             let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
             let naming = self.naming();
-            self.forward(cx, lease, input, &mut scratch.output, naming)?;
+            let consumed = self.forward(cx, lease, input, &mut scratch.output, naming)?;
+            if consumed == 0 && !long.is_empty() {
+                // The same bytes: a long Parse that comes in many reads is not copied at each.
+                self.carry = long;
+            }
             Ok(true)
         })
+    }
+
+    /// Notices a client that leaves while nothing more is taken from it. True if it is to go on.
+    fn look_while_blocked(&mut self, cx: &mut Context<'_>) -> Result<bool, SessionEnd> {
+        if self.terminated || self.resetting {
+            return Ok(false);
+        }
+        let before = self.carry.len();
+        let gone = self.poll_gone_while_waiting(cx);
+        // What was read on the way is looked at before more is read.
+        self.stalled |= self.carry.len() > before;
+        match gone {
+            Poll::Ready(end) => Err(end),
+            Poll::Pending => Ok(false),
+        }
     }
 
     /// Tries again to send what had to wait for answers. True if some of it was sent.

@@ -196,7 +196,8 @@ impl Session {
             match super::requests::first(input, naming) {
                 First::Request => {}
                 First::Incomplete | First::Stray(_) => {
-                    self.carry = input.to_vec();
+                    // A long Parse that comes in many reads is not copied at each.
+                    self.carry = if input.len() == long.len() { long } else { input.to_vec() };
                     return Poll::Ready(Next::State(Link::Unlinked));
                 }
                 First::Terminate => return Poll::Ready(Next::End(SessionEnd::Terminated)),

@@ -258,6 +258,12 @@ impl Ledger {
         self.groups_owed == 0
     }
 
+    /// Groups of the client that have been sent whole and are not answered to their end.
+    #[must_use]
+    pub const fn groups_owed(&self) -> usize {
+        self.groups_owed
+    }
+
     /// Query messages of the client that have not been answered to their end.
     #[must_use]
     pub const fn queries_owed(&self) -> usize {

@@ -53,6 +53,10 @@ pub enum CleanUpError {
     /// A message was sent to it in part; nothing else can be said on that connection.
     #[error("client left in the middle of a message")]
     MidMessage,
+    /// More was sent to it than what runs. A cancel would end that alone, and PostgreSQL would carry
+    /// out the rest: of a transaction, half.
+    #[error("client left with several requests under way")]
+    Pipelined,
     /// It failed.
     #[error(transparent)]
     Fault(#[from] ServerFault),
@@ -81,7 +85,10 @@ impl From<io::Error> for CleanUpError {
 pub async fn clean_up(lease: ServerLease, plan: &CleanUp) -> Result<ServerLease, CleanUpError> {
     let shared = lease.shared.clone();
     let cleaned = try_clean_up(lease, plan).await;
-    if matches!(cleaned, Err(CleanUpError::TimedOut | CleanUpError::MidMessage)) {
+    if matches!(
+        cleaned,
+        Err(CleanUpError::TimedOut | CleanUpError::MidMessage | CleanUpError::Pipelined)
+    ) {
         let last = CancelInFlight::new(shared);
         // The server is on its own then, until it speaks.
         let _ = last.send(&plan.socket_options, LAST_CANCEL).await;
@@ -102,7 +109,7 @@ async fn try_clean_up(mut lease: ServerLease, plan: &CleanUp) -> Result<ServerLe
         }
     }
     let cleaned = tokio::time::timeout(plan.deadline, make_free(&mut lease, plan)).await;
-    if cleaned.is_err() {
+    if matches!(cleaned, Err(_) | Ok(Err(CleanUpError::Pipelined))) {
         // Queries that wait in the backend's buffer must not run.
         lease.transport.reset_on_close();
     }
@@ -162,6 +169,7 @@ async fn end_requests(server: &mut Server, cancel: Option<&CleanUp>) -> Result<(
         }
         match cancel {
             None => read_while_owed(server, 0).await?,
+            Some(_) if server.ledger.groups_owed() > 1 => return Err(CleanUpError::Pipelined),
             Some(plan) => {
                 // A cancel that does not get through is no reason to give up: the query may end.
                 let cancel = CancelInFlight::new(server.shared.clone());

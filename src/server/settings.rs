@@ -111,16 +111,19 @@ impl Settings {
                 sql.push(';');
             }
         }
-        for new in &self.entries {
-            if from.value(&new.name) != Some(&*new.value) {
-                sql.push_str("SELECT pg_catalog.set_config(");
-                push_literal(&mut sql, new.name.as_bytes());
-                sql.push(',');
-                push_literal(&mut sql, &new.value);
-                sql.push_str(",false);");
-            }
+        for (name, value) in self.changed_from(from) {
+            sql.push_str("SELECT pg_catalog.set_config(");
+            push_literal(&mut sql, name.as_bytes());
+            sql.push(',');
+            push_literal(&mut sql, value);
+            sql.push_str(",false);");
         }
         Some(sql)
+    }
+
+    /// Those that [`Settings::replay_sql`] sets, in its order.
+    pub fn changed_from<'a>(&'a self, from: &'a Self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.iter().filter(|(name, value)| from.value(name) != Some(value))
     }
 }
 

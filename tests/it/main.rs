@@ -5,6 +5,7 @@ mod cancel;
 mod console;
 mod demo;
 mod direct;
+mod drivers;
 mod fault_proxy_selftest;
 mod gone;
 mod lifecycle;

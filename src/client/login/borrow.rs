@@ -166,7 +166,9 @@ async fn try_out(
     worker: &Arc<Worker>,
     wanted: &Arc<Settings>,
 ) -> Result<Arc<Settings>, LoginError> {
-    let mut trial = Trial { accepted: wanted.clone(), refusal: None };
+    let mut trial = Trial { values: Vec::new(), refusal: None };
+    let set: Vec<String> =
+        wanted.changed_from(&lease.settings).map(|(name, _)| name.to_owned()).collect();
     if let Some(sql) = wanted.replay_sql(&lease.settings) {
         let mut query = Vec::new();
         encode::query(&mut query, sql.as_bytes())
@@ -185,9 +187,16 @@ async fn try_out(
         idle::park(lease, worker.index);
         return Err(LoginError::Refused(message));
     }
-    lease.settings = trial.accepted.clone();
+    // set_config() gives each value back as the server reports it.
+    let mut accepted = wanted.clone();
+    for (name, value) in set.iter().zip(&trial.values) {
+        if accepted.value(name) != Some(value) {
+            accepted = accepted.with(name, Some(value));
+        }
+    }
+    lease.settings = accepted.clone();
     idle::park(lease, worker.index);
-    Ok(trial.accepted)
+    Ok(accepted)
 }
 
 async fn read(server: &mut Server, trial: &mut Trial) -> Result<(), ServerFault> {
@@ -196,7 +205,7 @@ async fn read(server: &mut Server, trial: &mut Trial) -> Result<(), ServerFault>
             let filled = ready!(server.poll_fill(cx, &mut scratch.input))?;
             let input = &scratch.input[..filled];
             let walked = replies::walk(server, trial, input, &mut scratch.output)?;
-            trial.find_error(walked.bytes);
+            trial.read(walked.bytes);
             server.keep(&input[walked.consumed..]);
             Poll::Ready(Ok(()))
         })
@@ -206,13 +215,14 @@ async fn read(server: &mut Server, trial: &mut Trial) -> Result<(), ServerFault>
 
 /// What a server makes of settings.
 struct Trial {
-    accepted: Arc<Settings>,
+    /// One for each that was set, in their order.
+    values: Vec<Vec<u8>>,
     refusal: Option<ErrorMessage>,
 }
 
 impl Trial {
-    /// Looks for an ErrorResponse. These replies are short and whole.
-    fn find_error(&mut self, mut bytes: &[u8]) {
+    /// Looks for rows and an ErrorResponse. These replies are short and whole.
+    fn read(&mut self, mut bytes: &[u8]) {
         while let Ok(Some(header)) = frame::backend_header(bytes) {
             let Some(frame) = bytes.get(..header.len) else {
                 return;
@@ -223,6 +233,11 @@ impl Trial {
             {
                 let error = error_message(&fields);
                 self.refusal = Some(ErrorMessage::fatal(error.code, error.message));
+            }
+            // One column: its count and length stand in front.
+            if header.tag == b'D' {
+                let value = frame.get(HEADER_LEN + 6..).unwrap_or_default();
+                self.values.push(value.to_vec());
             }
             bytes = &bytes[header.len..];
         }
@@ -238,13 +253,7 @@ impl ReplyObserver for Trial {
         None
     }
 
-    fn parameter_reported(&mut self, name: &[u8], value: &[u8], _: bool) {
-        if let Ok(name) = std::str::from_utf8(name)
-            && self.accepted.value(name).is_some_and(|v| v != value)
-        {
-            self.accepted = self.accepted.with(name, Some(value));
-        }
-    }
+    fn parameter_reported(&mut self, _: &[u8], _: &[u8], _: bool) {}
 
     fn all_discarded(&mut self, _: bool) {}
 }
