@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -22,8 +21,6 @@ use crate::server::pools::{PoolSet, ServerPool};
 use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
 use crate::tasks::Tasks;
 
-/// Cancel requests on their way to servers at the same time; more wait for `cancel_wait_timeout`.
-const CANCELS_MAX: usize = 32;
 /// Clients that one worker can have: the slot's share of a virtual process id.
 const SLOTS_MAX: usize = 1 << 22;
 /// Workers that there can be: the worker's share of a virtual process id.
@@ -40,8 +37,6 @@ pub struct Hub {
     pub statements: StatementStore,
     /// The workers, by index.
     pub workers: Vec<Arc<Worker>>,
-    /// Places for cancel requests on their way to servers.
-    pub cancels: Semaphore,
     /// Sessions, and the cancels that they forward.
     pub tasks: Tasks,
     /// pgbaton is stopping: consoles end at once.
@@ -140,7 +135,6 @@ impl Hub {
             pools,
             statements: StatementStore::default(),
             workers,
-            cancels: Semaphore::new(CANCELS_MAX),
             tasks: Tasks::default(),
             stopping: CancellationToken::new(),
             client_count: AtomicUsize::new(0),

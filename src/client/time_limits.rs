@@ -1,4 +1,4 @@
-//! How long a client may be idle, in a transaction, or in a query.
+//! How long a client may be idle, in a transaction, or in a query, and whether it is still there.
 //!
 //! One task per worker looks over that worker's clients now and then; there is no timer per client.
 //! It goes by what a client shows of itself and only asks the session to look: the session, which
@@ -46,13 +46,17 @@ pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, stop: CancellationToken) 
             // Cancel-safe: nothing is kept between two looks.
             () = tokio::time::sleep(period) => {}
         }
-        if shortest.is_some() {
-            let now = clock::now();
-            let clients = worker.clients();
-            let overdue = clients.iter().filter(|client| may_exceed(client, now));
-            overdue.for_each(|client| client.signal(Signal::Look));
-        }
+        let now = clock::now();
+        let clients = worker.clients();
+        let overdue = clients.iter().filter(|c| is_long_under_way(c, now) || may_exceed(c, now));
+        overdue.for_each(|client| client.signal(Signal::Look));
     }
+}
+
+/// Whether a request takes so long that it is worth a look whether its client is still there: while
+/// nothing more is read from a client, no event tells of a reset.
+fn is_long_under_way(client: &ClientShared, now: Tick) -> bool {
+    client.state() == ClientState::Active && now.since(client.state_since()) >= PERIOD_MAX
 }
 
 /// Whether a client's session should look at its limits.
@@ -107,6 +111,10 @@ impl Session {
     /// Asked to look at the limits: the end, if one is exceeded.
     pub(super) fn look_at_limits(&self) -> Option<SessionEnd> {
         self.client().has_looked();
-        self.exceeded_limit().map(SessionEnd::TimeLimit)
+        if let Some(limit) = self.exceeded_limit() {
+            return Some(SessionEnd::TimeLimit(limit));
+        }
+        let is_served = matches!(self.link, Link::Linked(_)) && !self.terminated;
+        (is_served && self.transport.is_broken()).then_some(SessionEnd::ClientClosed)
     }
 }

@@ -148,6 +148,21 @@ impl Transport {
         }
     }
 
+    /// Whether the connection is broken: reset, or given up by the kernel. Unlike a read it tells so
+    /// past bytes that nobody has read yet; the end of a stream behind such bytes is not its matter.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = match self {
+            Self::Tcp(s) => [PollFd::new(s, PollFlags::empty())],
+            Self::Unix(s) => [PollFd::new(s, PollFlags::empty())],
+            Self::Closed => return true,
+        };
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let asked = poll(&mut fds, Some(&now));
+        asked.is_ok() && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+    }
+
     /// Has the socket closed by a reset: what the peer has not read yet is lost to it.
     pub fn reset_on_close(&self) {
         if let Self::Tcp(s) = self {

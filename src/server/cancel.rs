@@ -12,16 +12,32 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::connection::ServerShared;
 use crate::net::SocketOptions;
 use crate::protocol::encode;
 
 /// Counts the cancel requests on their way to one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CancelHold {
     /// Never nested in another lock but a client's cancel cell; wakes happen after unlock.
     state: Mutex<HoldState>,
+    /// Each cancel takes a connection of its own: a flood of them must not take many.
+    connections: Semaphore,
+    /// One that has not been sent yet is as good as all that come while it waits.
+    waiting: Semaphore,
+}
+
+/// Connections for cancels of one server at a time: while one is under way, another may be meant for
+/// a later query.
+const CONNECTIONS_MAX: usize = 2;
+
+impl Default for CancelHold {
+    fn default() -> Self {
+        let connections = Semaphore::new(CONNECTIONS_MAX);
+        Self { state: Mutex::default(), connections, waiting: Semaphore::new(1) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +64,11 @@ impl CancelInFlight {
     /// When the server cannot be reached or does not answer in time.
     pub async fn send(self, options: &SocketOptions, deadline: Duration) -> io::Result<()> {
         let exchange = async {
+            let hold = &self.0.cancels;
+            let Ok(waiting) = hold.waiting.try_acquire() else { return Ok(()) };
+            // Never closed. Dropped with the future, like the connection.
+            let _place = hold.connections.acquire().await.map_err(io::Error::other)?;
+            drop(waiting);
             let mut transport = self.0.endpoint.connect(options).await?;
             let mut request = Vec::new();
             encode::cancel_request(&mut request, self.0.backend_pid, &self.0.secret)

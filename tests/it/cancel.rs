@@ -416,6 +416,38 @@ fn x06_a_flood_of_a_thousand_cancels_leaves_nothing() {
 }
 
 #[test]
+fn x06_a_flood_of_cancels_takes_few_connections_to_the_server() {
+    const CANCELS: usize = 500;
+    /// As many as PgBouncer lets a pool of this size have for cancels, and those of the pool.
+    const CONNECTIONS_MAX: usize = 10;
+    let (stage, proxy) = Stage::behind_proxy(1, |config| {
+        config.set("max_client_conn", "2000").set("cancel_wait_timeout", "2")
+    });
+    let mut stage = stage.watched();
+    let mut client = stage.client();
+    stage.start_query(&mut client, "select pg_sleep(600)");
+    proxy.set(Way::Up, Fault::BlackHole);
+    let body = [&CANCEL_REQUEST.to_be_bytes()[..], &client.pid.to_be_bytes(), &client.secret];
+    let request = with_length(&body.concat());
+    let mut flood: Vec<Wire> = (0..CANCELS)
+        .map(|_| {
+            let mut wire = Wire::connect(stage.pgbaton.address());
+            wire.send(&request);
+            wire
+        })
+        .collect();
+    for wire in &mut flood {
+        wire.expect_closed();
+    }
+    proxy.heal();
+    let reply = client.receive_reply().unwrap();
+    assert_eq!(code(&reply), "57014", "{reply:?}");
+    stage.assert_settled(1);
+    let sockets = proxy.most_open();
+    assert!(sockets <= CONNECTIONS_MAX, "{sockets} connections to the server at a time");
+}
+
+#[test]
 fn x07_cancels_while_the_server_is_out_of_reach_are_closed_quietly() {
     let (stage, proxy) = Stage::behind_proxy(1, |config| config.set("cancel_wait_timeout", "1"));
     let mut stage = stage.watched();

@@ -261,6 +261,76 @@ fn c03_a_long_pipeline_of_a_vanished_client_is_over_soon() {
 }
 
 #[test]
+fn c03_what_stands_behind_the_cancelled_query_of_a_vanished_client_is_not_carried_out() {
+    // Nobody asked for a cancel: what was sent is carried out up to some point, and not beyond it.
+    for way in [Close, Reset] {
+        let mut stage = stage();
+        let mut client = stage.client();
+        let first = wire::query("insert into t select 1 from pg_sleep(600)");
+        client.send(&[first, wire::query("insert into t values (2)")].concat());
+        stage.wait_until_runs("pg_sleep(600)");
+        leave(client, way);
+        stage.assert_settled(0);
+        assert_eq!(stage.sql("select n from t"), "", "{way:?}: the second without the first");
+    }
+}
+
+#[test]
+fn c03_a_pipelined_transaction_of_a_vanished_client_is_not_carried_out_by_halves() {
+    for way in [Close, Reset] {
+        let mut stage = stage();
+        let mut client = stage.client();
+        // The cancel hits the BEGIN; without it the rest is no transaction.
+        let transaction = [
+            wire::query("select pg_sleep(600); begin"),
+            wire::query("insert into t values (1)"),
+            wire::query("insert into t select 2 from pg_sleep(600)"),
+            wire::query("commit"),
+        ];
+        client.send(&transaction.concat());
+        stage.wait_until_runs("pg_sleep(600)");
+        leave(client, way);
+        stage.assert_settled(0);
+        assert_eq!(stage.sql("select n from t"), "", "{way:?}: half a transaction");
+    }
+}
+
+#[test]
+fn c03_a_client_with_more_asked_than_anybody_takes_in_is_missed_all_the_same() {
+    // What is behind the running query fits neither into the server's socket nor into what
+    // pgbaton takes in ahead: the end of the stream stands behind bytes that nobody reads.
+    let syncs = wire::sync().repeat(10_000);
+    let queries = wire::query(&format!("select '{}'", "x".repeat(100_000))).repeat(200);
+    for (what, behind) in [("Sync", syncs), ("Query", queries)] {
+        // The end of the stream behind requests that are not taken in yet is no departure: as
+        // with PostgreSQL, they are carried out. A reset takes them away.
+        let ways: &[_] = if what == "Sync" { &[Close, Reset] } else { &[Reset] };
+        for way in ways.iter().copied() {
+            let mut stage = Stage::with(1, |config| config.set("client_cleanup_timeout", "1"));
+            let mut client = stage.client();
+            client.send(&wire::query("select pg_sleep(600)"));
+            stage.wait_until_runs("pg_sleep(600)");
+            let mut sender = client.sender();
+            std::thread::scope(|scope| {
+                let sending = scope.spawn(|| sender.try_send(&behind));
+                // Until it is all sent, or nothing more is taken.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                client.shutdown(Shutdown::Both);
+                let _ = sending.join();
+            });
+            // A second handle on the socket would keep it from being closed.
+            drop(sender);
+            leave(client, way);
+            let free = eventually(PATIENCE, || {
+                stage.backends().is_empty() || stage.counts().sv_active == 0
+            });
+            assert!(free, "{what}, {way:?}: {:?}", stage.counts());
+            stage.assert_settled(0);
+        }
+    }
+}
+
+#[test]
 fn c03_the_next_sixty_clients_get_their_own_answers() {
     let mut stage = Stage::open(4).watched();
     let leaving: Vec<Wire> = (0..4)

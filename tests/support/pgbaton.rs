@@ -142,7 +142,9 @@ impl Pgbaton {
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        let file = self.folder.path().join("log");
+        let bytes = fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Waits until the log contains `text`; fails the test with the log if it does not.

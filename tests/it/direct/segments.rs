@@ -105,3 +105,49 @@ fn f09_two_thousand_named_groups_under_one_sync() {
     let reply = same(&[parse("g", "select $1::int"), groups, sync()].concat());
     assert_eq!(wire::tags(&reply), format!("1{}Z", "2DC".repeat(2000)));
 }
+
+#[test]
+fn f10_f19_a_long_bind_of_which_little_comes_first() {
+    const MIB: usize = 1024 * 1024;
+    let text = "select length($1), md5($1)";
+    for statement in ["", "s", &"n".repeat(70)] {
+        let mut ways = Ways::open();
+        ways.same(&[parse(statement, text), sync()].concat());
+        // The head; the head and a part of the names; all of them; up to the value's length.
+        for firsts in [&[5][..], &[6, 20], &[1, 2, 3], &[7, 80], &[100, 300], &[16_384, 60_000]] {
+            // The longest once: it takes its time.
+            let longest = if firsts == [6, 20] { 16 * MIB } else { 100_000 };
+            for value_len in [17_000, 80_000, longest] {
+                let message = bind("", statement, &[Some(&"p".repeat(value_len))]);
+                let reply = ways.compare(|wire| {
+                    // Of the unnamed statement nothing is left behind the Sync.
+                    wire.try_send(&if statement.is_empty() { parse("", text) } else { flush() })?;
+                    let mut rest = &message[..];
+                    for first in firsts {
+                        let (piece, more) = rest.split_at((*first).min(rest.len()));
+                        wire.try_send(piece)?;
+                        thread::sleep(BREATH * 3);
+                        rest = more;
+                    }
+                    wire.try_send(&[rest, &execute("", 0), &sync()].concat())?;
+                    receive_ready(wire, 1)
+                });
+                assert!(wire::tags(&reply).ends_with("2DCZ"), "{firsts:?} of {value_len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn f10_f19_a_long_bind_whose_head_is_the_last_of_what_is_read_at_once() {
+    const READ_BYTES: usize = 64 * 1024;
+    let mut ways = Ways::open();
+    ways.same(&[parse("s", "select length($1)"), sync()].concat());
+    for tail in 0..24 {
+        let filler = query(&format!("select 1 -- {}", "x".repeat(READ_BYTES - tail - 18)));
+        assert_eq!(filler.len(), READ_BYTES - tail);
+        let long = bind("", "s", &[Some(&"p".repeat(20_000))]);
+        let reply = ways.same(&[filler, long, execute("", 0), sync()].concat());
+        assert_eq!(wire::tags(&reply), "TDCZ2DCZ", "{tail} bytes of it");
+    }
+}
