@@ -110,6 +110,11 @@ impl<C: Send + 'static> Pool<C> {
         self.inner().bump_generation();
     }
 
+    /// The generation in force, raised by [`bump_generation`](Pool::bump_generation).
+    pub fn generation(&self) -> u64 {
+        self.inner().current_generation()
+    }
+
     /// Pauses the pool or lets it go on. Paused, it hands out neither connections nor permits;
     /// its waiters stay in line under their deadlines, idle connections are closed now and those in
     /// use when they are checked in. It owns none any more when idle, active and connecting of a
