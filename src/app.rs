@@ -4,27 +4,32 @@
 //! drained to a deadline, pools close, tasks and threads are joined.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::client::hub::WORKERS_MAX;
+use crate::client::orders::{Order, Shutdown};
 use crate::client::{Hub, Signal as ClientSignal, Worker, listener, routes, time_limits};
-use crate::config::{self, Config, ConfigError, ListenAddr};
-use crate::net::{Listener, bind_tcp, bind_unix};
+use crate::config::{self, Config, ConfigError, SetError};
+use crate::net::Bound;
 use crate::observe::logs;
 use crate::primitives::clock;
-use crate::server::idle;
+use crate::process::{IdentityError, PidFileError};
 use crate::server::pools::PoolSet;
+use crate::server::{Scope, idle};
 use crate::tasks::{self, Tasks};
 use crate::timeouts::TimeoutThread;
+
+mod start;
 
 /// How long sessions get to say goodbye once they were told to end at once.
 const KILL_GRACE: Duration = Duration::from_secs(2);
@@ -40,6 +45,12 @@ pub enum StartError {
     /// The logs could not be set up.
     #[error("cannot set up logging: {0}")]
     Logs(#[from] logs::LogsError),
+    /// Not as this user.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Another pgbaton seems to run, or the file cannot be written.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
     /// A listener could not be opened.
     #[error("cannot listen on {place}: {source}")]
     Listen {
@@ -59,20 +70,26 @@ pub enum StartError {
 /// Runs pgbaton until it is told to stop.
 ///
 /// # Errors
-/// [`StartError`]; once it has started it ends by signal only.
+/// [`StartError`]; once it has started it ends by signal or by order only.
 pub fn run(config_path: &Path) -> Result<(), StartError> {
     let loaded = load(config_path)?;
-    logs::init(loaded.config.general.log_format, loaded.config.general.log_level)?;
+    let prepared = start::prepare(&loaded.config, folder_of(config_path))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    raise_descriptor_limit(&loaded.config);
     let control = Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
     control.block_on(async {
-        let running = Running::start(config_path, loaded.config)?;
+        let running = Running::start(config_path, loaded.config, prepared.sockets)?;
         running.serve().await;
-        Ok(())
-    })
+        Ok::<_, StartError>(())
+    })?;
+    // Held to the end: while it is there, pgbaton is.
+    drop(prepared.pid_file);
+    Ok(())
+}
+
+fn folder_of(config_path: &Path) -> &Path {
+    config_path.parent().unwrap_or(Path::new(""))
 }
 
 /// Reads the configuration as [`run`] does.
@@ -95,6 +112,10 @@ struct Running {
     workers: Vec<JoinHandle<()>>,
     stop_workers: CancellationToken,
     signals: Signals,
+    /// What consoles ask for.
+    orders: UnboundedReceiver<Order>,
+    /// What a shutdown that was ordered waits for.
+    leaving: Option<Shutdown>,
 }
 
 struct Signals {
@@ -102,6 +123,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
+    user_1: Signal,
+    user_2: Signal,
 }
 
 impl Signals {
@@ -111,12 +134,18 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
 impl Running {
-    fn start(config_path: &Path, config: Arc<Config>) -> Result<Self, StartError> {
+    fn start(
+        config_path: &Path,
+        config: Arc<Config>,
+        sockets: Vec<Bound>,
+    ) -> Result<Self, StartError> {
         // First, so that a signal that comes during the start is not lost.
         let signals = Signals::new().map_err(StartError::Worker)?;
         let (timeouts, timeout_handle) =
@@ -130,7 +159,9 @@ impl Running {
             handles.push(Arc::new(Worker::new(index, handle)));
             workers.push(thread);
         }
-        let hub = Hub::new(config.clone(), PoolSet::new(count, timeout_handle), handles);
+        let (give_orders, orders) = unbounded_channel();
+        let pools = PoolSet::new(count, timeout_handle);
+        let hub = Hub::new(config.clone(), pools, handles, give_orders);
         let watching = Tasks::default();
         for worker in &hub.workers {
             let watch = idle::watch(worker.index, worker.inbox.clone(), watching.stop().clone());
@@ -141,7 +172,11 @@ impl Running {
         }
         let accepting = Tasks::default();
         let first = hub.workers[0].clone();
-        for listener in open_listeners(&config, &first.handle)? {
+        for socket in sockets {
+            let listener = {
+                let _context = first.handle.enter();
+                socket.register().map_err(StartError::Worker)?
+            };
             let stop = accepting.stop().clone();
             let accept = listener::accept(hub.clone(), listener, admin::serve, stop);
             accepting.spawn(&first.handle, accept);
@@ -161,15 +196,17 @@ impl Running {
             workers,
             stop_workers,
             signals,
+            orders,
+            leaving: None,
         })
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, then stops.
+    /// Serves until a signal or an order says otherwise, then stops.
     async fn serve(mut self) {
         loop {
-            // Each of these is cancel-safe: a signal stays pending until it is received.
+            // Each of these is cancel-safe: a signal or an order stays pending until received.
             tokio::select! {
-                _ = self.signals.hangup.recv() => self.reload(),
+                _ = self.signals.hangup.recv() => drop(self.reload()),
                 _ = self.signals.terminate.recv() => {
                     tracing::info!("SIGTERM: draining clients");
                     self.drain().await;
@@ -183,26 +220,97 @@ impl Running {
                     tracing::info!("SIGQUIT: stopping now");
                     break;
                 }
+                _ = self.signals.user_1.recv() => {
+                    tracing::info!("SIGUSR1: pausing");
+                    self.hub.pools.hold(&Scope::All);
+                }
+                _ = self.signals.user_2.recv() => self.resume(),
+                Some(order) = self.orders.recv() => {
+                    if self.carry_out(order).await {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep(DRAIN_POLL), if self.leaving.is_some() => {
+                    if self.is_left() {
+                        tracing::info!("nobody is left: stopping");
+                        break;
+                    }
+                }
             }
         }
         self.stop().await;
     }
 
-    fn reload(&self) {
-        match load(&self.config_path) {
-            Ok(loaded) => {
-                for warning in &loaded.warnings {
-                    tracing::warn!("{warning}");
-                }
-                let running = self.hub.config.load_full();
-                let changes = config::diff(&running, &loaded.config);
-                let config = Arc::unwrap_or_clone(loaded.config).reloaded_over(&running);
-                logs::set_level(config.general.log_level);
-                routes::reload(&self.hub, Arc::new(config));
-                tracing::info!("configuration reloaded\n{changes}");
+    /// Carries an order out. True if it is to stop at once.
+    async fn carry_out(&mut self, order: Order) -> bool {
+        match order {
+            // Whoever has given up waiting does not get the answer.
+            Order::Reload(done) => drop(done.send(self.reload())),
+            Order::Set { key, value, done } => drop(done.send(self.set(&key, &value))),
+            Order::Shutdown(Shutdown::Now) => {
+                tracing::info!("SHUTDOWN: stopping now");
+                return true;
             }
-            Err(error) => tracing::error!("reload failed, nothing was changed:\n{error}"),
+            Order::Shutdown(how) => {
+                tracing::info!("SHUTDOWN: stopping when it is time: {how:?}");
+                self.accepting.stop_and_join().await;
+                if how == Shutdown::WhenServersAreFree {
+                    // In this order: a RESUME that comes between sees the first, or is undone by
+                    // the second.
+                    self.hub.is_held_for_shutdown.store(true, Ordering::SeqCst);
+                    self.hub.pools.hold(&Scope::All);
+                }
+                self.leaving = Some(how);
+            }
         }
+        false
+    }
+
+    /// Whether what a shutdown waits for has come about.
+    fn is_left(&self) -> bool {
+        match self.leaving {
+            Some(Shutdown::WhenServersAreFree) => self.hub.pools.owned(&Scope::All) == 0,
+            Some(Shutdown::WhenClientsLeave) => self.hub.client_count() == 0,
+            Some(Shutdown::Now) => true,
+            None => false,
+        }
+    }
+
+    fn resume(&self) {
+        if self.leaving == Some(Shutdown::WhenServersAreFree) {
+            return tracing::warn!("SIGUSR2: not while shutting down");
+        }
+        let was_paused = self.hub.pools.resume(&Scope::All);
+        tracing::info!(was_paused, "SIGUSR2: resuming");
+    }
+
+    fn reload(&self) -> Result<(), ConfigError> {
+        logs::reopen();
+        let loaded = load(&self.config_path).inspect_err(|error| {
+            tracing::error!("reload failed, nothing was changed:\n{error}");
+        })?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let running = self.hub.config.load_full();
+        let changes = config::diff(&running, &loaded.config);
+        self.put_in_force(Arc::unwrap_or_clone(loaded.config).reloaded_over(&running));
+        tracing::info!("configuration reloaded\n{changes}");
+        Ok(())
+    }
+
+    fn set(&self, key: &str, value: &str) -> Result<(), SetError> {
+        let running = self.hub.config.load_full();
+        let changed = running.with_setting(key, value, folder_of(&self.config_path))?;
+        let changes = config::diff(&running, &changed);
+        self.put_in_force(changed);
+        tracing::info!("SET on the console\n{changes}");
+        Ok(())
+    }
+
+    fn put_in_force(&self, config: Config) {
+        logs::set_level(config.general.log_level);
+        routes::reload(&self.hub, Arc::new(config));
     }
 
     /// Stops accepting and waits for clients to reach the end of their transactions.
@@ -274,67 +382,4 @@ fn start_worker(
     let body = move || runtime.block_on(stop.cancelled_owned());
     let thread = tasks::thread(&format!("worker-{index}"), body).map_err(StartError::Worker)?;
     Ok((handle, thread))
-}
-
-/// Opens all listeners, registered with the first worker's reactor.
-fn open_listeners(config: &Config, handle: &Handle) -> Result<Vec<Listener>, StartError> {
-    let _context = handle.enter();
-    let general = &config.general;
-    let mut listeners = Vec::new();
-    for addr in listen_addrs(config)? {
-        let listener = bind_tcp(addr, general.listen_backlog)
-            .map_err(|source| StartError::Listen { place: addr.to_string(), source })?;
-        listeners.push(listener);
-    }
-    if let Some(dir) = &general.unix_socket_dir {
-        let listener = bind_unix(dir, general.listen_port, general.unix_socket_mode)
-            .map_err(|source| StartError::Listen { place: dir.display().to_string(), source })?;
-        listeners.push(listener);
-    }
-    if listeners.is_empty() { Err(StartError::NoListener) } else { Ok(listeners) }
-}
-
-fn listen_addrs(config: &Config) -> Result<Vec<SocketAddr>, StartError> {
-    let port = config.general.listen_port;
-    let mut addrs = Vec::new();
-    for addr in &config.general.listen_addr {
-        match addr {
-            ListenAddr::Any => {
-                addrs.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
-                if Path::new("/proc/net/if_inet6").exists() {
-                    addrs.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
-                }
-            }
-            ListenAddr::Ip(ip) => addrs.push(SocketAddr::new(*ip, port)),
-            ListenAddr::Name(name) => {
-                let resolved = (name.as_str(), port)
-                    .to_socket_addrs()
-                    .map_err(|source| StartError::Listen { place: name.clone(), source })?;
-                addrs.extend(resolved);
-            }
-        }
-    }
-    Ok(addrs)
-}
-
-/// Raises the soft limit of open files to the hard one, and warns if even that is too low for the
-/// clients that the configuration lets in.
-fn raise_descriptor_limit(config: &Config) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(e) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!("cannot raise the limit of open files: {e}");
-    }
-    let general = &config.general;
-    let pool_size = general.default_pool_size.get().unwrap_or(0);
-    let needed = u64::try_from(general.max_client_conn + pool_size + 64).unwrap_or(u64::MAX);
-    let have = getrlimit(Resource::Nofile).current;
-    if have.is_some_and(|have| have < needed) {
-        tracing::warn!(
-            limit = have,
-            needed,
-            "the limit of open files is too low for max_client_conn clients and their servers"
-        );
-    }
 }

@@ -15,7 +15,7 @@
 //! - [`server`]: one server connection: login, replies, statements, clean-up, cancel.
 //! - [`client`]: one client session: login, requests, the relay.
 //! - [`admin`]: the console.
-//! - [`observe`], for logs.
+//! - [`observe`], for logs; [`process`]: whose process it is, its limits, its pid file.
 //! - [`app`] builds all of it and takes it down; [`cli`] is the command line.
 //!
 //! [`tasks`] is the only spawner.
@@ -32,6 +32,7 @@ pub mod net;
 pub mod observe;
 pub mod pool;
 pub mod primitives;
+pub mod process;
 pub mod protocol;
 pub mod server;
 pub mod tasks;

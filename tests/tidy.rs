@@ -41,6 +41,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("net", "primitives protocol tasks config"),
     // Logs and counters: written to by what follows, so it names none of it.
     ("observe", "primitives tasks config net"),
+    // What the system thinks of this process. Done before there are threads.
+    ("process", "config"),
     // One server connection, what is known of the servers, then one client session.
     ("server", "primitives timeouts pool buffer protocol auth tasks config net observe"),
     ("cluster", "primitives timeouts pool buffer protocol auth tasks config net observe server"),
@@ -51,8 +53,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("admin", "primitives timeouts pool buffer protocol auth tasks config net observe server \
                cluster listen client"),
     // The composition root, and the command line around it.
-    ("app", "primitives timeouts pool buffer protocol auth tasks config net observe server \
-             cluster listen client admin"),
+    ("app", "primitives timeouts pool buffer protocol auth tasks config net observe process \
+             server cluster listen client admin"),
     ("cli", "primitives protocol auth tasks config net observe app"),
     // Only what ties the rest together.
     ("lib", ""),

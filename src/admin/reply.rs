@@ -8,7 +8,7 @@ use pgwire::messages::response::CommandComplete;
 /// A table to be shown.
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) columns: &'static [(&'static str, Type)],
+    pub(super) columns: Vec<(&'static str, Type)>,
     pub(super) rows: Vec<Vec<Cell>>,
 }
 
@@ -31,11 +31,16 @@ impl Type {
     }
 }
 
-/// A value in text form.
-pub(super) type Cell = String;
+/// A value in text form; `None` is NULL.
+pub(super) type Cell = Option<String>;
 
-/// Appends a whole answer, but for ReadyForQuery.
-pub(super) fn table(out: &mut Vec<u8>, table: &Table) {
+/// A cell that is not NULL.
+pub(super) fn cell(value: impl ToString) -> Cell {
+    Some(value.to_string())
+}
+
+/// Appends a whole answer with rows, but for ReadyForQuery.
+pub(super) fn table(out: &mut Vec<u8>, table: &Table, tag: &str) {
     let mut buffer = BytesMut::new();
     let fields = table.columns.iter().map(|(name, kind)| {
         let (oid, size) = kind.oid_and_size();
@@ -46,13 +51,24 @@ pub(super) fn table(out: &mut Vec<u8>, table: &Table) {
         debug_assert_eq!(row.len(), table.columns.len());
         let mut data = BytesMut::new();
         for cell in row {
+            let Some(cell) = cell else {
+                data.put_i32(-1);
+                continue;
+            };
             data.put_i32(i32::try_from(cell.len()).expect("BUG: a cell is short"));
             data.put_slice(cell.as_bytes());
         }
         let count = i16::try_from(row.len()).expect("BUG: a table has few columns");
         encode(&DataRow::new(data, count), &mut buffer);
     }
-    encode(&CommandComplete::new("SHOW".to_owned()), &mut buffer);
+    out.extend_from_slice(&buffer);
+    complete(out, tag);
+}
+
+/// Appends the end of an answer.
+pub(super) fn complete(out: &mut Vec<u8>, tag: &str) {
+    let mut buffer = BytesMut::new();
+    encode(&CommandComplete::new(tag.to_owned()), &mut buffer);
     out.extend_from_slice(&buffer);
 }
 

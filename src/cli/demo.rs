@@ -26,7 +26,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use self::pgbench::{Bench, Measured, Run, Workload};
 use self::screen::Screen;
 use super::throwaway::{
-    Cluster, ClusterOptions, Ending, Installation, Job, Psql, Supervised, ThrowawayError, free_port,
+    Cluster, ClusterOptions, Ending, Installation, Job, Psql, Supervised, ThrowawayError,
+    Unprivileged, free_port,
 };
 
 /// Role and database of the demo.
@@ -275,7 +276,11 @@ impl Pooler {
         let folder = stage.cluster.folder();
         let port = free_port().map_err(prepare(folder))?;
         let config = folder.join("config.toml");
-        let text = config_text(stage.args, port, stage.cluster.port());
+        let mut text = config_text(stage.args, port, stage.cluster.port());
+        if let Some(user) = Unprivileged::needed()? {
+            // As root: both servers of the demo become the same user.
+            text = text.replacen("[general]\n", &format!("[general]\nuser = {:?}\n", user.name), 1);
+        }
         fs::write(&config, text).map_err(prepare(&config))?;
         let program = std::env::current_exe().map_err(DemoError::OwnPath)?;
         let log = folder.join("pgbaton.log");

@@ -23,6 +23,9 @@ const NO_LIMIT: Duration = Duration::from_secs(3600);
 /// Forwards a cancel request. Whatever becomes of it, the requester is told nothing, as by
 /// PostgreSQL. Dropping the future releases the server.
 pub(super) async fn forward(hub: &Hub, virtual_pid: i32, secret: &[u8]) {
+    if hub.consoles.cancel(virtual_pid, secret) {
+        return;
+    }
     let Some(client) = hub.find(virtual_pid) else {
         tracing::debug!(virtual_pid, "cancel request for no client");
         return;

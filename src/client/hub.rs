@@ -2,17 +2,20 @@
 //!
 //! There are no globals; whoever needs one of these gets the hub.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::consoles::Consoles;
+use super::orders::Order;
 use super::shared::{ClientShared, NewClient, SECRET_BYTES, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
@@ -41,6 +44,14 @@ pub struct Hub {
     pub tasks: Tasks,
     /// pgbaton is stopping: consoles end at once.
     pub stopping: CancellationToken,
+    /// All is paused for a shutdown that waits for servers: RESUME would make it wait for ever.
+    pub is_held_for_shutdown: AtomicBool,
+    /// What consoles ask of the composition root. There are as many as there are consoles, at most.
+    pub orders: UnboundedSender<Order>,
+    /// The consoles that are open.
+    pub consoles: Consoles,
+    /// Databases that take no new clients. Looked at by each login; nothing is locked under it.
+    disabled: Mutex<HashSet<String>>,
     /// Clients that count against `max_client_conn`: all but consoles and those who have not
     /// said yet who they are.
     client_count: AtomicUsize,
@@ -127,7 +138,12 @@ impl Drop for ClientPlace {
 impl Hub {
     /// A hub for these workers.
     #[must_use]
-    pub fn new(config: Arc<Config>, pools: PoolSet, workers: Vec<Arc<Worker>>) -> Arc<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        pools: PoolSet,
+        workers: Vec<Arc<Worker>>,
+        orders: UnboundedSender<Order>,
+    ) -> Arc<Self> {
         let mut mock_seed = [0_u8; 32];
         mock_seed.fill_with(|| fastrand::u8(..));
         Arc::new(Self {
@@ -137,6 +153,10 @@ impl Hub {
             workers,
             tasks: Tasks::default(),
             stopping: CancellationToken::new(),
+            is_held_for_shutdown: AtomicBool::new(false),
+            orders,
+            consoles: Consoles::default(),
+            disabled: Mutex::default(),
             client_count: AtomicUsize::new(0),
             next_client_id: AtomicU64::new(1),
             verifiers: Verifiers::default(),
@@ -158,6 +178,28 @@ impl Hub {
         // Made before the comparison, so that a refused one is given back as well.
         let place = ClientPlace(self.clone());
         (before < max).then_some(place)
+    }
+
+    /// Clients that have been let in, those at their login included.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        self.client_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether a database takes new clients.
+    #[must_use]
+    pub fn is_disabled(&self, database: &str) -> bool {
+        self.disabled.lock().contains(database)
+    }
+
+    /// DISABLE and ENABLE.
+    pub fn set_disabled(&self, database: &str, disabled: bool) {
+        let mut table = self.disabled.lock();
+        if disabled {
+            table.insert(database.to_owned());
+        } else {
+            table.remove(database);
+        }
     }
 
     /// The worker with the fewest connections.
@@ -207,12 +249,16 @@ impl Hub {
         Some(client)
     }
 
+    /// Every client that has logged in.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Arc<ClientShared>> {
+        self.workers.iter().flat_map(|worker| worker.clients()).collect()
+    }
+
     /// Asks every client to end.
     pub fn signal_all(&self, signal: Signal) {
-        for worker in &self.workers {
-            for client in worker.clients() {
-                client.signal(signal);
-            }
+        for client in self.clients() {
+            client.signal(signal);
         }
     }
 

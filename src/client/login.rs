@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::cancel;
+use super::consoles::ConsoleSeat;
 use super::dedicated::{Dedicated, Flow};
 use super::end::LoginError;
 use super::hub::{ClientPlace, Hub, Registration, Worker};
@@ -48,6 +49,10 @@ pub struct ConsoleClient {
     pub user: String,
     /// Whether it may do more than look.
     pub is_admin: bool,
+    /// Its place in the table of consoles.
+    pub seat: ConsoleSeat,
+    /// The protocol's minor version.
+    pub minor: u16,
 }
 
 /// A login that has succeeded but for its connection being handed over.
@@ -63,6 +68,10 @@ pub enum Ready {
         user: String,
         /// Whether it may do more than look.
         is_admin: bool,
+        /// Its place in the table of consoles.
+        seat: ConsoleSeat,
+        /// The protocol's minor version.
+        minor: u16,
     },
 }
 
@@ -93,8 +102,8 @@ impl Ready {
     #[must_use]
     pub fn start(self, framed: Framed) -> LoggedIn {
         match self {
-            Self::Console { user, is_admin } => {
-                LoggedIn::Console(ConsoleClient { framed, user, is_admin })
+            Self::Console { user, is_admin, seat, minor } => {
+                LoggedIn::Console(ConsoleClient { framed, user, is_admin, seat, minor })
             }
             Self::Dedicated(parts) => LoggedIn::Dedicated(Box::new(Dedicated {
                 transport: framed.transport,
@@ -158,11 +167,18 @@ pub async fn login(
     let database = text(&startup.database, "database")?;
     let config = hub.config.load_full();
     if CONSOLE_DATABASES.contains(&database.as_str()) {
-        return console(hub, &config, framed, user).await;
+        let minor = startup.negotiated_minor();
+        return console(hub, &config, framed, user, minor).await;
     }
     let place = admit(hub, &config)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
-    let Some(pool) = routes::pool(hub, &config, &database, &user) else {
+    if hub.is_disabled(&database) {
+        return Err(LoginError::refused(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("database does not allow connections: {database}"),
+        ));
+    }
+    let Some(pool) = routes::pool(hub, &database, &user) else {
         return Err(LoginError::refused(
             SqlState::INVALID_CATALOG_NAME,
             format!("database \"{database}\" does not exist"),
@@ -272,6 +288,7 @@ async fn console(
     config: &Config,
     framed: &mut Framed,
     user: String,
+    minor: u16,
 ) -> Result<Ready, LoginError> {
     let is_admin = config.general.admin_users.contains(&user);
     if !is_admin && !config.general.stats_users.contains(&user) {
@@ -283,10 +300,13 @@ async fn console(
     if config.general.auth_type != AuthType::Trust {
         authenticate::authenticate(hub, config, framed, &user).await?;
     }
+    let seat = hub.consoles.register().ok_or_else(|| {
+        LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more consoles allowed")
+    })?;
     let mut bytes = Vec::new();
     encode::authentication_ok(&mut bytes);
     framed.send(&bytes).await?;
-    Ok(Ready::Console { user, is_admin })
+    Ok(Ready::Console { user, is_admin, seat, minor })
 }
 
 /// The settings that a StartupMessage asks for, those left out that are configured to be ignored.

@@ -4,6 +4,7 @@
 //! A session is one task on one worker for the client's whole life.
 
 mod cancel;
+mod consoles;
 mod dedicated;
 pub mod end;
 pub mod hub;
@@ -11,6 +12,7 @@ pub mod listener;
 mod local;
 pub mod login;
 mod naming;
+pub mod orders;
 mod relay;
 mod requests;
 pub mod routes;
@@ -19,5 +21,6 @@ mod shared;
 mod statements;
 pub mod time_limits;
 
+pub use consoles::{ConsoleSeat, Consoles};
 pub use hub::{Hub, Worker};
 pub use shared::{ClientShared, ClientState, Signal};

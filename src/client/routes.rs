@@ -16,32 +16,45 @@ use crate::server::{Endpoint, TimeLimits};
 const NO_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// The pool of (database, user), or `None` if there is no such database.
-pub(super) fn pool(
-    hub: &Arc<Hub>,
-    config: &Config,
-    database: &str,
-    user: &str,
-) -> Option<Arc<ServerPool>> {
-    let route = config.pool_settings(database, user)?;
-    // With a forced user all clients share one pool, under that user's name.
-    let pool_user = if route.is_forced_user { route.server_user.clone() } else { user.to_owned() };
-    Some(hub.pools.pool(database, &pool_user, || resolve(config, &route)))
+pub(super) fn pool(hub: &Hub, database: &str, user: &str) -> Option<Arc<ServerPool>> {
+    loop {
+        let config = hub.config.load_full();
+        let route = config.pool_settings(database, user)?;
+        // With a forced user all clients share one pool, under that user's name.
+        let forced = route.is_forced_user.then(|| route.server_user.clone());
+        let pool_user = forced.unwrap_or_else(|| user.to_owned());
+        let pool = hub.pools.pool(database, &pool_user, || resolve(&config, &route));
+        // A reload puts its configuration in force before it goes over the pools: it has either
+        // met this one, or is seen here.
+        let mut applied = config;
+        if Arc::ptr_eq(&applied, &hub.config.load()) {
+            return Some(pool);
+        }
+        while !Arc::ptr_eq(&applied, &hub.config.load()) {
+            applied = hub.config.load_full();
+            adapt(hub, &applied, &pool);
+        }
+    }
 }
 
 /// Puts a new configuration in force. Pools whose database is gone are closed; their clients are
 /// told at their next request.
-pub fn reload(hub: &Arc<Hub>, config: Arc<Config>) {
+pub fn reload(hub: &Hub, config: Arc<Config>) {
+    hub.config.store(config.clone());
     for pool in hub.pools.all() {
-        match config.pool_settings(&pool.database, &pool.user) {
-            Some(route) => {
-                let (settings, caps) = resolve(&config, &route);
-                hub.pools.set_caps(&pool.database, &pool.user, caps);
-                pool.reconfigure(settings);
-            }
-            None => hub.pools.remove(&pool),
-        }
+        adapt(hub, &config, &pool);
     }
-    hub.config.store(config);
+}
+
+fn adapt(hub: &Hub, config: &Config, pool: &ServerPool) {
+    match config.pool_settings(&pool.database, &pool.user) {
+        Some(route) => {
+            let (settings, caps) = resolve(config, &route);
+            hub.pools.set_caps(&pool.database, &pool.user, caps);
+            pool.reconfigure(settings);
+        }
+        None => hub.pools.remove(pool),
+    }
 }
 
 fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps) {

@@ -102,7 +102,7 @@ fn console_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
         ("stats_users", &config.general.stats_users),
     ];
     for (key, users) in lists {
-        for user in users.iter().filter(|user| config.users.get(user).is_none()) {
+        for user in users.iter().filter(|user| !config.users.is_known(user)) {
             let at = raw.general.origin_of(key);
             found.push((at, WarningKind::UnknownConsoleUser { key, user: user.clone() }));
         }
@@ -180,9 +180,8 @@ fn user(table: &RawTable, name: &str, config: &Config, found: &mut Vec<Found>) {
     if auth_type == AuthType::Trust {
         return;
     }
-    let password = config.users.get(name).and_then(|user| user.password.as_ref());
     let user = name.to_owned();
-    match password.map(Password::kind) {
+    match config.users.password(name).map(Password::kind) {
         None => found.push((table.at, WarningKind::UserWithoutPassword { user, auth_type })),
         Some(PasswordKind::Md5) if auth_type == AuthType::ScramSha256 => {
             found.push((table.origin_of("password"), WarningKind::Md5UserUnderScram(user)));

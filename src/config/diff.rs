@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::auth_file::FileUsers;
 use super::keys::{EntryName, Section, SectionKeys};
 use super::resolved::{Config, Databases, FALLBACK_DATABASE};
 use super::schema::{Database, User};
@@ -21,6 +22,8 @@ pub struct ReloadDiff {
     pub databases: EntryChanges,
     /// Users.
     pub users: EntryChanges,
+    /// Users of `auth_file`.
+    pub file_users: FileUserChanges,
 }
 
 /// One changed key.
@@ -49,6 +52,28 @@ pub struct EntryChanges {
     pub changed: Vec<(String, Vec<SettingChange>)>,
 }
 
+/// Changes among the users of `auth_file`, who may be many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileUserChanges {
+    /// New users.
+    pub added: usize,
+    /// Users that are gone.
+    pub removed: usize,
+    /// Users whose secret changed.
+    pub changed: usize,
+}
+
+impl FileUserChanges {
+    fn between(old: &FileUsers, new: &FileUsers) -> Self {
+        let both = new.iter().filter_map(|(name, new)| Some((old.get(name)?, new)));
+        Self {
+            added: new.keys().filter(|name| !old.contains_key(*name)).count(),
+            removed: old.keys().filter(|name| !new.contains_key(*name)).count(),
+            changed: both.filter(|(old, new)| old != new).count(),
+        }
+    }
+}
+
 /// Compares the running configuration with a new one.
 pub fn diff(old: &Config, new: &Config) -> ReloadDiff {
     let general = old.general.changes(&new.general);
@@ -62,6 +87,7 @@ pub fn diff(old: &Config, new: &Config) -> ReloadDiff {
             |old, new| Database::changes(old, new),
         ),
         users: EntryChanges::between(&old.users.named, &new.users.named, User::changes),
+        file_users: FileUserChanges::between(&old.users.in_file, &new.users.in_file),
     }
 }
 
@@ -147,6 +173,11 @@ impl fmt::Display for ReloadDiff {
         }
         self.databases.fmt(Section::Databases, f)?;
         self.users.fmt(Section::Users, f)?;
+        let users = self.file_users;
+        if users != FileUserChanges::default() {
+            let FileUserChanges { added, removed, changed } = users;
+            writeln!(f, "changed: auth_file: {added} added, {removed} removed, {changed} changed")?;
+        }
         for change in &self.needs_restart {
             writeln!(f, "needs a restart: [general] {change}")?;
         }

@@ -181,6 +181,9 @@ pub enum Problem {
         /// Why.
         reason: &'static str,
     },
+    /// A line of `auth_file` that cannot be read. The reason quotes nothing of it.
+    #[error("{0}")]
+    AuthFile(&'static str),
     /// An environment variable that is no database URL. The reason quotes nothing of it.
     #[error("{0}")]
     DatabaseUrl(&'static str),
@@ -271,8 +274,8 @@ pub enum WarningKind {
     /// A user whose MD5 hash is of no use for SCRAM.
     #[error("user {0:?} has an md5 password and cannot log in with auth_type scram-sha-256")]
     Md5UserUnderScram(String),
-    /// A console user who is in no `[users.NAME]`.
-    #[error("{key} names {user:?}, who is in no [users.NAME] and cannot log in")]
+    /// A console user who is in neither `[users]` nor `auth_file`.
+    #[error("{key} names {user:?}, who is in no [users.NAME] or auth_file and cannot log in")]
     UnknownConsoleUser {
         /// `admin_users` or `stats_users`.
         key: &'static str,

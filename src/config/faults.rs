@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::error::{ConfigError, Diagnostic, Place, Problem};
+use super::error::{Diagnostic, Place, Problem};
 
 /// The mistakes found so far.
 #[derive(Default)]
@@ -17,18 +17,19 @@ impl Faults {
         self.0.push((origin, problem));
     }
 
-    /// An error if there were any, in the order of the file.
-    pub(super) fn into_result(self, source: &SourceFile<'_>) -> Result<(), ConfigError> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
+    /// The first one found.
+    pub(super) fn into_first(self) -> Option<Problem> {
+        self.0.into_iter().map(|(_, problem)| problem).next()
+    }
+
+    /// All of them, in the order of the file.
+    pub(super) fn into_diagnostics(self, source: &SourceFile<'_>) -> Vec<Diagnostic> {
         let mut faults = self.0;
         faults.sort_by_key(|(origin, _)| *origin);
-        let diagnostics = faults
-            .into_iter()
+        let placed = faults.into_iter();
+        placed
             .map(|(origin, problem)| Diagnostic { place: source.place(origin), problem })
-            .collect();
-        Err(ConfigError { diagnostics })
+            .collect()
     }
 }
 

@@ -141,6 +141,9 @@ pub(super) trait SectionKeys: Sized {
 
     /// Takes over from `running` every value that only a restart may change.
     fn keep_restart_keys(&mut self, running: &Self);
+
+    /// Takes over from `other` the value of one key.
+    fn take_key(&mut self, key: &str, other: &Self);
 }
 
 /// A change of this key takes effect on reload.
@@ -207,6 +210,12 @@ macro_rules! settings {
             fn keep_restart_keys(&mut self, running: &Self) {
                 $( if !$reload {
                     self.$field.clone_from(&running.$field);
+                } )+
+            }
+
+            fn take_key(&mut self, key: &str, other: &Self) {
+                $( if key == stringify!($field) {
+                    self.$field.clone_from(&other.$field);
                 } )+
             }
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+use super::auth_file;
 use super::check;
 use super::env::{self, Env};
 use super::error::{ConfigError, Diagnostic, Place, Problem, Warning, WarningKind};
@@ -41,7 +42,8 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, ConfigError> {
     let name = path.display().to_string();
     let (bytes, mode) = read(path).map_err(|problem| whole_file(&name, problem))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&name, &bytes, error))?;
-    let (mut loaded, file_has_secrets) = parse_text(text, &name, env)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let (mut loaded, file_has_secrets) = parse_text(text, &name, env, Some(folder))?;
     if let Some(mode) = mode.filter(|mode| file_has_secrets && mode & 0o004 != 0) {
         let place = Place::File(Arc::from(name.as_str()));
         loaded.warnings.push(Warning { place, kind: WarningKind::ReadableSecrets(mode) });
@@ -54,12 +56,20 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, ConfigError> {
 /// # Errors
 /// All mistakes in the text and the environment; a syntax error alone, as nothing can be said
 /// about the rest.
+///
+/// A text has no folder, so an `auth_file` that it names is not looked at.
 pub fn parse(text: &str, file_name: &str, env: Env<'_>) -> Result<Loaded, ConfigError> {
-    parse_text(text, file_name, env).map(|(loaded, _)| loaded)
+    parse_text(text, file_name, env, None).map(|(loaded, _)| loaded)
 }
 
-/// [`parse`], which also tells whether the text itself holds a password.
-fn parse_text(text: &str, name: &str, env: Env<'_>) -> Result<(Loaded, bool), ConfigError> {
+/// [`parse`], which also tells whether the text itself holds a password, and reads the `auth_file`
+/// if it is told the folder from which a relative one counts.
+fn parse_text(
+    text: &str,
+    name: &str,
+    env: Env<'_>,
+    folder: Option<&Path>,
+) -> Result<(Loaded, bool), ConfigError> {
     let source = SourceFile::new(name, text);
     let document = DeTable::parse(text).map_err(|error| {
         let origin = error.span().map_or(Origin::File, |span| Origin::Offset(span.start));
@@ -69,13 +79,24 @@ fn parse_text(text: &str, name: &str, env: Env<'_>) -> Result<(Loaded, bool), Co
     let mut faults = Faults::default();
     let mut raw = RawConfig::from_toml(document.get_ref(), &mut faults);
     env::apply(&mut raw, env, &mut faults);
-    let config = resolve(&raw, &mut faults);
+    let mut config = resolve(&raw, &mut faults);
     check::refuse(&raw, &config, &mut faults);
-    faults.into_result(&source)?;
-    let warnings = check::warnings(&raw, &config)
+    let mut diagnostics = faults.into_diagnostics(&source);
+    let mut in_auth_file = Vec::new();
+    if let (Some(folder), Some(path)) = (folder, &config.general.auth_file) {
+        match auth_file::load(&folder.join(path), &mut in_auth_file) {
+            Ok(users) => config.users.in_file = users,
+            Err(found) => diagnostics.extend(found),
+        }
+    }
+    if !diagnostics.is_empty() {
+        return Err(ConfigError { diagnostics });
+    }
+    let mut warnings: Vec<Warning> = check::warnings(&raw, &config)
         .into_iter()
         .map(|(origin, kind)| Warning { place: source.place(origin), kind })
         .collect();
+    warnings.extend(in_auth_file);
     let has_secret =
         |entries: &BTreeMap<String, RawTable>| entries.values().any(RawTable::has_secret_in_file);
     let file_has_secrets = has_secret(&raw.databases) || has_secret(&raw.users);
@@ -95,20 +116,26 @@ fn resolve(raw: &RawConfig, faults: &mut Faults) -> Config {
         }
     }
     let users = raw.users.iter().map(|(name, table)| (name.clone(), User::read(table, faults)));
-    Config { general, databases, users: Users { named: users.collect() } }
+    let users = Users { named: users.collect(), ..Users::default() };
+    Config { general, databases, users }
 }
 
 /// The bytes of a file and, on unix, its permission bits if it is a regular file.
 fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<u32>), Problem> {
     let failed = |error: io::Error| Problem::Read(error.kind());
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().ok().filter(|meta| meta.is_file()).and_then(|meta| mode(&meta));
+    let mode = mode_of(&file);
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     match u64::try_from(bytes.len()) {
         Ok(length) if length <= FILE_BYTES_MAX => Ok((bytes, mode)),
         _ => Err(Problem::TooLarge),
     }
+}
+
+/// The permission bits of a regular file.
+pub(super) fn mode_of(file: &File) -> Option<u32> {
+    file.metadata().ok().filter(|meta| meta.is_file()).and_then(|meta| mode(&meta))
 }
 
 #[cfg(unix)]

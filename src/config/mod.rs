@@ -6,7 +6,7 @@
 //!    values that remember where they were written. Unknown keys are refused here.
 //! 2. `schema`: the tables of keys. One macro makes the public struct, the reader,
 //!    the printer and the documentation table of a section, so they cannot disagree.
-//! 3. `load` and `check`: values become a [`Config`]; what contradicts itself is refused,
+//! 3. `load`, `auth_file` and `check`: values become a [`Config`]; what contradicts itself is refused,
 //!    what is merely unwise becomes a [`Warning`].
 //!
 //! Invariants: a [`Config`] is never changed after it was made, is passed by `Arc`, and is
@@ -15,6 +15,7 @@
 //!
 //! This module must not know how settings are used: no sockets, no DNS, no tasks, no clock.
 
+mod auth_file;
 mod check;
 mod conninfo;
 mod diff;
@@ -27,6 +28,7 @@ mod load;
 mod raw;
 mod resolved;
 mod schema;
+mod set;
 mod suggest;
 mod unsupported;
 mod value;
@@ -34,7 +36,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use diff::{EntryChanges, ReloadDiff, SettingChange, diff};
+pub use diff::{EntryChanges, FileUserChanges, ReloadDiff, SettingChange, diff};
 pub use error::{ConfigError, Diagnostic, KeyHint, Place, Problem, Warning, WarningKind};
 pub use keys::{KeyDefault, KeyInfo, Section, SectionPath, keys};
 pub use kinds::duration::DURATION_MAX;
@@ -47,3 +49,4 @@ pub use resolved::{
     CONSOLE_DATABASES, Config, DatabaseRoute, Databases, PoolSettings, Users, is_console_database,
 };
 pub use schema::{Database, General, User};
+pub use set::SetError;

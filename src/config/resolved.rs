@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::auth_file::FileUsers;
 use super::keys::SectionKeys;
 use super::kinds::host::ServerHost;
 use super::kinds::number::Limit;
@@ -48,14 +49,40 @@ pub struct Databases {
 /// The users who may log in.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Users {
-    /// By name.
+    /// Those of `[users]`, by name.
     pub named: BTreeMap<String, User>,
+    /// Those of `auth_file`, by name.
+    pub(super) in_file: FileUsers,
 }
 
 impl Users {
-    /// The user of this name.
+    /// What `[users.NAME]` says.
     pub fn get(&self, name: &str) -> Option<&User> {
         self.named.get(name)
+    }
+
+    /// The user's secret: that of `[users.NAME]`, else that of `auth_file`.
+    pub fn password(&self, name: &str) -> Option<&Password> {
+        let own = self.get(name).and_then(|user| user.password.as_ref());
+        own.or_else(|| self.in_file.get(name)?.as_ref())
+    }
+
+    /// Whether `[users]` or `auth_file` names this user.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.named.contains_key(name) || self.in_file.contains_key(name)
+    }
+
+    /// The names of all users, each once, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let in_file = self.in_file.keys().filter(|name| !self.named.contains_key(*name));
+        let mut names: Vec<&str> = self.named.keys().chain(in_file).map(String::as_str).collect();
+        names.sort_unstable();
+        names.into_iter()
+    }
+
+    /// How many users there are.
+    pub fn count(&self) -> usize {
+        self.names().count()
     }
 }
 
@@ -150,7 +177,7 @@ impl Config {
         let server_password = if is_forced_user {
             route.forced_password
         } else {
-            user.and_then(|user| user.password.clone())
+            self.users.password(&server_user).cloned()
         };
         Some(PoolSettings {
             database: route.name,
@@ -226,8 +253,7 @@ impl Config {
         entry: &'a Database,
         user: &str,
     ) -> Option<&'a Password> {
-        let own = || self.users.get(user).and_then(|user| user.password.as_ref());
-        entry.password.as_ref().or_else(own)
+        entry.password.as_ref().or_else(|| self.users.password(user))
     }
 
     fn database_entry(&self, name: &str) -> Option<(&Database, bool)> {

@@ -16,10 +16,11 @@ use super::kinds::flag::Flag;
 use super::kinds::host::{Host, ListenAddr, ListenAddrs, ServerHost, SocketDir};
 use super::kinds::list::NameList;
 use super::kinds::number::{FileMode, Int, Limit, LimitUpTo};
+use super::kinds::path::FilePath;
 use super::kinds::secret::{Password, Secret};
 use super::kinds::word::{AuthType, LogFormat, LogLevel, PoolMode, Word};
 use super::raw::RawTable;
-use super::value::{AnyText, Kind, Maybe, Name, OffAtZero};
+use super::value::{AnyText, Kind, Maybe, Name, OffAtZero, OptionalName};
 
 use KeyDefault::{Absent, Value};
 
@@ -49,6 +50,12 @@ settings! {
     unix_socket_dir: Option<PathBuf> = Value("/tmp"), RESTART, SocketDir;
     /// Permissions of the unix socket file.
     unix_socket_mode: u32 = Value("0777"), RESTART, FileMode;
+    /// Group of the unix socket file, by name.
+    unix_socket_group: Option<String> = Value(""), RESTART, OptionalName;
+    /// The user to become when started as root, by name; root without it is refused.
+    user: Option<String> = Value(""), RESTART, OptionalName;
+    /// File to write the process id to; removed at the end.
+    pidfile: Option<PathBuf> = Value(""), RESTART, FilePath;
     /// Worker threads. 0 is one per core.
     workers: Option<usize> = Value("0"), RESTART, OffAtZero(Int { min: 0, max: 1024 });
 
@@ -71,6 +78,8 @@ settings! {
 
     /// How clients prove who they are. With md5, users stored as SCRAM verifiers use SCRAM.
     auth_type: AuthType = Value("md5"), RELOAD, Word;
+    /// File of users and secrets in the form of PgBouncer's userlist.txt. `[users.NAME]` wins over it.
+    auth_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
     /// Users who may do everything on the console.
     admin_users: Vec<String> = Value(""), RELOAD, NameList;
     /// Users who may only look at the console.
@@ -131,6 +140,8 @@ settings! {
     log_disconnections: bool = Value("1"), RELOAD, Flag;
     /// Log each error that pgbaton itself sends to a client.
     log_pooler_errors: bool = Value("1"), RELOAD, Flag;
+    /// File to log to, beside standard error. It is opened anew at each reload.
+    logfile: Option<PathBuf> = Value(""), RESTART, FilePath;
     /// Log lines for people, or one JSON object a line.
     log_format: LogFormat = Value("text"), RESTART, Word;
     /// The least important lines that are still logged.

@@ -19,7 +19,6 @@ pub(super) fn is_unsupported(section: Section, key: &str) -> bool {
 pub(super) const GENERAL: &[&str] = &[
     "application_name_add_host",
     "auth_dbname",
-    "auth_file",
     "auth_hba_file",
     "auth_ident_file",
     "auth_ldap_options",
@@ -42,13 +41,11 @@ pub(super) const GENERAL: &[&str] = &[
     "dns_zone_check_period",
     "job_name",
     "log_stats",
-    "logfile",
     "max_db_client_connections",
     "max_packet_size",
     "max_user_client_connections",
     "min_pool_size",
     "peer_id",
-    "pidfile",
     "pkt_buf",
     "query_wait_notify",
     "reserve_pool_size",
@@ -78,8 +75,6 @@ pub(super) const GENERAL: &[&str] = &[
     "tcp_defer_accept",
     "tcp_socket_buffer",
     "track_extra_parameters",
-    "unix_socket_group",
-    "user",
     "verbose",
 ];
 

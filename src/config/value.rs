@@ -179,3 +179,23 @@ impl Kind<String> for Name {
         "a non-empty name".into()
     }
 }
+
+/// A [`Name`]; empty text is `None`.
+pub(super) struct OptionalName;
+
+impl Kind<Option<String>> for OptionalName {
+    fn read(&self, value: &Value) -> Result<Option<String>, Refusal> {
+        match value {
+            Value::Text(text) if text.is_empty() => Ok(None),
+            _ => Name.read(value).map(Some),
+        }
+    }
+
+    fn show(&self, value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+
+    fn range(&self) -> Cow<'static, str> {
+        "a name; empty for none".into()
+    }
+}

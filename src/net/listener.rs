@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
@@ -92,11 +93,33 @@ impl Listener {
     }
 }
 
+/// A bound socket that no reactor knows yet: sockets are bound before there are threads.
+#[derive(Debug)]
+pub enum Bound {
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+impl Bound {
+    /// Registers it with the reactor of the calling context.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn register(self) -> io::Result<Listener> {
+        Ok(match self {
+            Self::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener, file) => Listener::Unix(UnixListener::from_std(listener)?, file),
+        })
+    }
+}
+
 /// Binds a TCP listener with `SO_REUSEADDR`.
 ///
 /// # Errors
 /// The system's, with the address known to the caller.
-pub fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<Listener> {
+pub fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -105,15 +128,25 @@ pub fn bind_tcp(addr: SocketAddr, backlog: u32) -> io::Result<Listener> {
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+    Ok(Bound::Tcp(socket.into()))
 }
 
-/// Binds `DIR/.s.PGSQL.PORT` with the given mode. A socket file that nobody listens on any more is
-/// replaced; one in use is an error.
+/// Whose a socket file is to be, where it is not the process's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SocketOwner {
+    /// The user's id.
+    pub uid: Option<u32>,
+    /// The group's id.
+    pub gid: Option<u32>,
+}
+
+/// Binds `DIR/.s.PGSQL.PORT` with the given mode and owner. A socket file that nobody listens on any
+/// more is replaced; one in use is an error. Call it while there is one thread: the file is made
+/// with no more rights than `mode` by way of the process's umask.
 ///
 /// # Errors
 /// `AddrInUse` when another process answers there, else the system's.
-pub fn bind_unix(dir: &Path, port: u16, mode: u32) -> io::Result<Listener> {
+pub fn bind_unix(dir: &Path, port: u16, mode: u32, owner: SocketOwner) -> io::Result<Bound> {
     let path = dir.join(format!(".s.PGSQL.{port}"));
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(&path).is_ok() {
@@ -124,8 +157,14 @@ pub fn bind_unix(dir: &Path, port: u16, mode: u32) -> io::Result<Listener> {
         }
         std::fs::remove_file(&path)?;
     }
-    let listener = UnixListener::bind(&path)?;
+    let umask = rustix::process::umask(Mode::from_raw_mode(!mode & 0o777));
+    let bound = std::os::unix::net::UnixListener::bind(&path);
+    rustix::process::umask(umask);
+    let listener = bound?;
     let file = SocketFile(path);
+    // The owner first: nobody gets a right before it is known whose it is.
+    std::os::unix::fs::chown(&file.0, owner.uid, owner.gid)?;
     std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(mode))?;
-    Ok(Listener::Unix(listener, file))
+    listener.set_nonblocking(true)?;
+    Ok(Bound::Unix(listener, file))
 }

@@ -7,6 +7,6 @@ mod listener;
 mod scratch;
 mod transport;
 
-pub use listener::{Listener, SocketOptions, bind_tcp, bind_unix};
+pub use listener::{Bound, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix};
 pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
 pub use transport::{PeerAddr, Transport};

@@ -54,9 +54,11 @@ impl<C: Send + 'static> Inner<C> {
     }
 
     pub(super) fn bump_generation(&self) {
-        // First the number that receivers check, then shard by shard the one that stores check:
-        // from here on no older connection is handed out, and none is stored behind the sweep.
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        // First what new dials are marked with, then the number that receivers check, then shard by
+        // shard the one that stores check: from here on no older connection is handed out, and none
+        // is stored behind the sweep.
+        let generation = self.growth.bump();
+        self.generation.fetch_max(generation, Ordering::AcqRel);
         for shard in 0..self.shards.len() {
             self.with_shard(shard, |shard| {
                 shard.generation = shard.generation.max(generation);
@@ -81,7 +83,7 @@ impl<C: Send + 'static> Inner<C> {
             let Some(conn) = self.with_shard(shard, |shard| shard.idle.pop_oldest()) else {
                 continue;
             };
-            if self.growth.shed(&mut todo) {
+            if self.growth.shed(conn.generation, &mut todo) {
                 drop(conn);
             } else {
                 self.place(conn, now, &mut todo);
@@ -120,7 +122,7 @@ impl<C: Send + 'static> Inner<C> {
         shards.map(since).filter(|(_, since)| *since != Tick::MAX).min_by_key(|(_, at)| *at)
     }
 
-    /// When the oldest waiter of all came.
+    /// When the oldest waiter of all came, of those who could be served.
     pub(super) fn oldest_enqueued(&self) -> Option<Tick> {
         let waited_for = |shard: &usize| self.shards[*shard].head_ticket_hint() != u64::MAX;
         let shards = (0..self.shards.len()).filter(waited_for);
@@ -144,12 +146,14 @@ impl<C: Send + 'static> Inner<C> {
 
     pub(super) fn snapshot(&self) -> PoolSnapshot {
         let mut counts = Counts::default();
-        let (mut idle, mut waiting) = (0, 0);
+        let (mut idle, mut waiting, mut oldest_waiter) = (0, 0, None::<Tick>);
         for shard in 0..self.shards.len() {
             self.with_shard(shard, |shard| {
                 counts.add(&shard.counts);
                 idle += shard.idle.len();
                 waiting += shard.waitlist.len();
+                let head = shard.waitlist.head().map(|entry| entry.tag.enqueued);
+                oldest_waiter = oldest_waiter.into_iter().chain(head).min();
             });
         }
         let slots = self.growth.figures();
@@ -159,9 +163,11 @@ impl<C: Send + 'static> Inner<C> {
             active: slots.slots.saturating_sub(idle + slots.connecting),
             connecting: slots.connecting,
             waiting,
-            oldest_waiter: self.oldest_enqueued(),
+            oldest_waiter,
             retry_at: slots.retry_at,
             generation: self.current_generation(),
+            stale: slots.stale,
+            paused: slots.paused,
             rescued_waiters: self.rescued.load(Relaxed),
             hand_offs: counts.hand_offs,
             cross_shard_hand_offs: counts.cross_shard_hand_offs,

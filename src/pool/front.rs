@@ -8,6 +8,7 @@ use crate::primitives::{Arc, Tick};
 use crate::timeouts::TimeoutHandle;
 
 use super::budget::Budget;
+use super::gate::Gate;
 use super::inner::{Home, Inner};
 use super::lease::Lease;
 use super::limits::{Hint, PoolLimits, Refusal};
@@ -107,6 +108,19 @@ impl<C: Send + 'static> Pool<C> {
     /// RECONNECT: idle connections are closed now, those in use when they are checked in.
     pub fn bump_generation(&self) {
         self.inner().bump_generation();
+    }
+
+    /// The generation in force, raised by [`bump_generation`](Pool::bump_generation).
+    pub fn generation(&self) -> u64 {
+        self.inner().current_generation()
+    }
+
+    /// Pauses the pool or lets it go on. Paused, it hands out neither connections nor permits;
+    /// its waiters stay in line under their deadlines, idle connections are closed now and those in
+    /// use when they are checked in. It owns none any more when idle, active and connecting of a
+    /// snapshot are 0. Let go on, it serves its waiters in order.
+    pub fn set_gate(&self, gate: Gate) {
+        self.inner().set_gate(gate);
     }
 
     /// Replaces the limits. A smaller size closes idle connections now, longest idle first, and

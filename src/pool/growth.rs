@@ -3,6 +3,7 @@
 //!
 //! Must not know connections, waiters or shards. Invariants, asserted always, never saturated:
 //! - `slots` = idle + active + connecting; a claim is made only while `slots < size`;
+//! - `stale` <= `slots`, of which they are those of a generation before the last RECONNECT;
 //! - `connecting` <= `connecting_max` when a claim is made; every claim ends exactly once;
 //! - every slot holds one slot of every budget.
 //!
@@ -12,6 +13,7 @@ use crate::primitives::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::primitives::{Arc, Mutex, Tick};
 
 use super::budget::{Budget, Todo};
+use super::gate::Gate;
 use super::limits::{PoolLimits, unlimited_if_zero};
 
 /// The right to dial, as it travels inside the pool. Its owner ends it by `Growth::end`.
@@ -46,9 +48,14 @@ pub(super) enum Claim {
 
 struct State {
     closed: bool,
+    gate: Gate,
+    /// What is dialled now is of this generation.
+    generation: u64,
     size: usize,
     connecting_max: usize,
     slots: usize,
+    /// Slots of an earlier generation.
+    stale: usize,
     connecting: usize,
     /// Set by a failed dial, cleared by a successful one.
     retry_at: Option<Tick>,
@@ -60,7 +67,7 @@ impl State {
     fn room(&self) -> bool {
         let one_probe = self.retry_at.is_some() && self.probing;
         let dialling = self.connecting < self.connecting_max;
-        !self.closed && self.slots < self.size && dialling && !one_probe
+        !self.closed && !self.gate.paused && self.slots < self.size && dialling && !one_probe
     }
 }
 
@@ -78,6 +85,8 @@ pub(super) struct Growth {
 /// Figures for a snapshot.
 pub(super) struct GrowthFigures {
     pub(super) slots: usize,
+    pub(super) stale: usize,
+    pub(super) paused: bool,
     pub(super) connecting: usize,
     pub(super) retry_at: Option<Tick>,
 }
@@ -88,9 +97,12 @@ impl Growth {
         budgets.dedup_by_key(|budget| budget.id());
         let state = State {
             closed: false,
+            gate: Gate::default(),
+            generation: 0,
             size: unlimited_if_zero(limits.size),
             connecting_max: unlimited_if_zero(limits.connecting_max),
             slots: 0,
+            stale: 0,
             connecting: 0,
             retry_at: None,
             probing: false,
@@ -114,7 +126,7 @@ impl Growth {
     }
 
     /// A slot and the right to dial, if size, rate, back-off and every budget allow.
-    pub(super) fn claim(&self, generation: u64, now: Tick, todo: &mut Todo) -> Claim {
+    pub(super) fn claim(&self, now: Tick, todo: &mut Todo) -> Claim {
         // Acquire: pairs with the release in `with`. A stale `false` cannot strand a waiter: who
         // makes room fences and looks for waiters afterwards.
         if !self.room.load(Ordering::Acquire) {
@@ -134,7 +146,7 @@ impl Growth {
             state.connecting += 1;
             let probe = state.retry_at.is_some();
             state.probing |= probe;
-            Claim::Granted(Grant { generation, probe })
+            Claim::Granted(Grant { generation: state.generation, probe })
         })
     }
 
@@ -187,7 +199,7 @@ impl Growth {
             }
             let freed = !matches!(how, Dialled::Connected);
             if freed {
-                free_slots(state, 1);
+                free_slot(state, grant.generation);
             }
             freed
         });
@@ -196,9 +208,9 @@ impl Growth {
         }
     }
 
-    /// Frees the slot of a connection that is no more.
-    pub(super) fn release(&self, todo: &mut Todo) {
-        self.with(|state| free_slots(state, 1));
+    /// Frees the slot of a connection, of this generation, that is no more.
+    pub(super) fn release(&self, generation: u64, todo: &mut Todo) {
+        self.with(|state| free_slot(state, generation));
         self.give_back_budgets(todo);
     }
 
@@ -208,12 +220,13 @@ impl Growth {
         self.excess.load(Ordering::Acquire) > 0 || self.budgets.iter().any(|budget| budget.over())
     }
 
-    /// Frees one slot if there are too many. The caller then closes the connection it holds.
-    pub(super) fn shed(&self, todo: &mut Todo) -> bool {
+    /// Frees the slot of the caller's connection, of this generation, if there are too many. The
+    /// caller then closes it.
+    pub(super) fn shed(&self, generation: u64, todo: &mut Todo) -> bool {
         let shed = self.with(|state| {
             let over = state.slots > state.size || self.budgets.iter().any(|b| b.over());
             if over {
-                free_slots(state, 1);
+                free_slot(state, generation);
             }
             over
         });
@@ -230,6 +243,19 @@ impl Growth {
         });
     }
 
+    /// Begins a new generation: every slot there is now belongs to an earlier one.
+    pub(super) fn bump(&self) -> u64 {
+        self.with(|state| {
+            state.generation += 1;
+            state.stale = state.slots;
+            state.generation
+        })
+    }
+
+    pub(super) fn follow(&self, gate: Gate) {
+        self.with(|state| state.gate.follow(gate));
+    }
+
     pub(super) fn close(&self) {
         self.with(|state| state.closed = true);
     }
@@ -241,7 +267,13 @@ impl Growth {
 
     pub(super) fn figures(&self) -> GrowthFigures {
         let state = self.state.lock();
-        GrowthFigures { slots: state.slots, connecting: state.connecting, retry_at: state.retry_at }
+        GrowthFigures {
+            slots: state.slots,
+            stale: state.stale,
+            paused: state.gate.paused,
+            connecting: state.connecting,
+            retry_at: state.retry_at,
+        }
     }
 
     /// The pool is gone with `idle` connections in it: nothing else can be left.
@@ -254,8 +286,12 @@ impl Growth {
     }
 }
 
-fn free_slots(state: &mut State, count: usize) {
-    assert!(state.slots >= count, "BUG: more slots freed than taken");
-    state.slots -= count;
+fn free_slot(state: &mut State, generation: u64) {
+    assert!(state.slots > 0, "BUG: more slots freed than taken");
+    state.slots -= 1;
+    if generation < state.generation {
+        assert!(state.stale > 0, "BUG: more slots of earlier generations freed than there were");
+        state.stale -= 1;
+    }
     assert!(state.slots >= state.connecting, "BUG: more dials than slots");
 }

@@ -157,7 +157,7 @@ impl<C: Send + 'static> Inner<C> {
             return Ok(Some(Checkout::Ready(Lease::new(Arc::clone(home), conn))));
         }
         let mut todo = Todo::new();
-        let claim = self.growth.claim(self.current_generation(), now, &mut todo);
+        let claim = self.growth.claim(now, &mut todo);
         budget::drain(now, &mut todo);
         if let Claim::Granted(grant) = claim {
             let permit = Permit::new(Arc::clone(home), grant, None);
@@ -258,7 +258,7 @@ impl<C: Send + 'static> Inner<C> {
     #[inline]
     pub(super) fn give_back(&self, conn: Conn<C>, now: Tick) {
         let mut todo = Todo::new();
-        if self.growth.over() && self.growth.shed(&mut todo) {
+        if self.growth.over() && self.growth.shed(conn.generation, &mut todo) {
             drop(conn);
         } else {
             self.place(conn, now, &mut todo);
@@ -279,8 +279,9 @@ impl<C: Send + 'static> Inner<C> {
 
     /// Closed before its slot is free, so that the node never sees more than the pool's size.
     pub(super) fn close_conn(&self, conn: Conn<C>, todo: &mut Todo) {
+        let generation = conn.generation;
         drop(conn);
-        self.growth.release(todo);
+        self.growth.release(generation, todo);
     }
 
     pub(super) fn end_dial(&self, grant: Grant, how: Dialled) {
@@ -396,11 +397,15 @@ impl<C: Send + 'static> Inner<C> {
 
     /// False if there is nothing to give.
     fn serve_one(&self, now: Tick, todo: &mut Todo) -> bool {
-        if let Some(conn) = self.grab_idle() {
+        // Nobody in sight: nobody waits, or all who do are paused. Who links a waiter looks by itself.
+        let Some((oldest, _)) = self.oldest_head() else {
+            return false;
+        };
+        if let Some(conn) = self.grab_idle(oldest) {
             self.place(conn, now, todo);
             return true;
         }
-        match self.growth.claim(self.current_generation(), now, todo) {
+        match self.growth.claim(now, todo) {
             Claim::Denied => false,
             Claim::TooEarly(retry_at) => {
                 // The timeout thread settles then. Armed here, by whoever finds a waiter and a
@@ -421,9 +426,8 @@ impl<C: Send + 'static> Inner<C> {
         }
     }
 
-    /// An idle connection of any shard, of the shard with the oldest waiter if it has one.
-    fn grab_idle(&self) -> Option<Conn<C>> {
-        let first = self.oldest_head().map_or(0, |(shard, _)| shard);
+    /// An idle connection of any shard, of `first` if it has one.
+    fn grab_idle(&self, first: usize) -> Option<Conn<C>> {
         let count = self.shards.len();
         (0..count).map(|step| (first + step) % count).find_map(|shard| {
             if self.shards[shard].idle_hint() == 0 {

@@ -60,6 +60,11 @@ impl<C: Send + 'static> Lease<C> {
         self.held().state
     }
 
+    /// The generation that it counts as.
+    pub fn generation(&self) -> u64 {
+        self.held().generation
+    }
+
     /// True if a RECONNECT came after this connection was dialled: it will not be kept.
     pub fn is_stale(&self) -> bool {
         self.home.inner.is_stale(self.held())

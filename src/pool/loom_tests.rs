@@ -4,6 +4,8 @@
 //! over the whole exploration, that every outcome it is about was seen: a model that never races
 //! proves nothing. A lost wake-up shows as a deadlock, which loom reports.
 
+mod pause;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};

@@ -33,8 +33,8 @@
 //! shard where its socket is registered. `settle` (something became available, or somebody has got
 //! in line): while somebody waits, take an idle connection and place it, else claim a slot and hand
 //! the permit to the oldest waiter, else stop. Whatever `settle` takes and cannot hand over it puts
-//! back and looks again. All rare procedures (close, resize, RECONNECT, a dead connection, a failed
-//! dial) change one thing and settle.
+//! back and looks again. All rare procedures (close, resize, pause, RECONNECT, a dead connection, a
+//! failed dial) change one thing and settle.
 //!
 //! # Why no wake-up is lost
 //!
@@ -42,7 +42,7 @@
 //! |---|---|
 //! | links its waiter, raises `waiters` | pushes the idle connection, or frees the slot |
 //! | `fence(SeqCst)` | `fence(SeqCst)` |
-//! | looks at every shard's `idle` and at `room` | looks at `waiters` |
+//! | looks at every shard's `idle` and at `room` | looks at `waiters` and at every shard's head |
 //! | nothing: parks | nobody: done |
 //!
 //! Of two threads that each store, fence and load the other's word, at least one sees the other's
@@ -52,6 +52,9 @@
 //! access as acquire-release and would look at a weaker program. There is no rescue worker; the
 //! timeout thread asserts in passing that no waiter and idle connection have been side by side for
 //! a second (`rescued_waiters`, which must read 0).
+//!
+//! A paused shard publishes no head, so that givers pass it by, and paused growth publishes no room.
+//! A resume is a giver: it publishes the heads, then the room, fences in its `settle`, and looks.
 //!
 //! Other orderings: published words are stored with release under their lock and loaded with
 //! acquire; they are hints, whose truth is looked up again under the lock. `waiters` is raised
@@ -86,9 +89,9 @@
 //!
 //! | lock | guards | may be taken inside |
 //! |---|---|---|
-//! | shard | idle, waitlist, counters, `closed`, `generation` | nothing; never another shard's |
+//! | shard | idle, waitlist, counters, `closed`, `gate`, `generation` | nothing; never another shard's |
 //! | waiter's cell | waker, gift | a shard's |
-//! | growth | slots, connecting, back-off | nothing |
+//! | growth | slots, connecting, back-off, `gate`, `generation` | nothing |
 //! | budget | used, members, marks | growth |
 //! | timeouts' heads | the sorted heads | nothing |
 //!
@@ -111,6 +114,7 @@
 mod budget;
 mod control;
 mod front;
+mod gate;
 mod growth;
 mod idle;
 mod inner;
@@ -132,6 +136,7 @@ mod tests;
 
 pub use budget::Budget;
 pub use front::{Checkout, Pool};
+pub use gate::Gate;
 pub use lease::Lease;
 pub use limits::{Hint, PoolLimits, Refusal};
 pub use permit::Permit;

@@ -29,6 +29,11 @@ impl<C: Send + 'static> Permit<C> {
         Self { home, grant: Some(grant), origin }
     }
 
+    /// The generation of the connection to be dialled.
+    pub fn generation(&self) -> u64 {
+        self.grant.as_ref().map_or(0, |grant| grant.generation)
+    }
+
     /// The connection is there. Ends the back-off, if there was one; further waiters get permits
     /// while slots remain.
     pub fn fulfil(mut self, c: C) -> Lease<C> {

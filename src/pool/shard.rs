@@ -3,8 +3,9 @@
 //!
 //! Must not know other shards, slots or budgets. Invariants: no shard's lock is taken while another
 //! shard's is held; nothing is dropped, woken or called back under it except the predicate of
-//! `take_idle`; the only lock nested in it is a waiter's cell. `closed`, `generation` and `rules` are
-//! checked in the same critical section that links a waiter or stores a connection.
+//! `take_idle`; the only lock nested in it is a waiter's cell. `closed`, `gate`, `generation` and
+//! `rules` are checked in the same critical section that links a waiter, hands over or stores a
+//! connection.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::primitives::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::primitives::{Arc, Mutex, Tick};
 
+use super::gate::Gate;
 use super::idle::IdleSet;
 use super::lease::Conn;
 use super::limits::{PoolLimits, Refusal};
@@ -40,6 +42,8 @@ impl From<&PoolLimits> for Rules {
 
 pub(super) struct ShardState<C> {
     pub(super) closed: bool,
+    /// Paused: nothing is handed out or stored, and no head is published.
+    pub(super) gate: Gate,
     /// Connections older than this are not stored.
     pub(super) generation: u64,
     pub(super) rules: Rules,
@@ -79,6 +83,7 @@ impl<C> Shard<C> {
     pub(super) fn new(limits: &PoolLimits) -> Self {
         let state = ShardState {
             closed: false,
+            gate: Gate::default(),
             generation: 0,
             rules: Rules::from(limits),
             idle: IdleSet::new(),
@@ -123,7 +128,7 @@ impl<C> Shard<C> {
     fn publish(&self, state: &mut ShardState<C>) {
         let now = Published {
             idle: state.idle.len(),
-            head_ticket: state.waitlist.head_ticket(),
+            head_ticket: state.head_in_sight(),
             head_deadline: state.waitlist.head_deadline(),
         };
         if now.idle != state.published.idle {
@@ -142,7 +147,7 @@ impl<C> Shard<C> {
         self.idle.load(Ordering::Acquire)
     }
 
-    /// `u64::MAX`: nobody waits.
+    /// `u64::MAX`: nobody waits who could be served.
     pub(super) fn head_ticket_hint(&self) -> u64 {
         self.head_ticket.load(Ordering::Acquire)
     }
@@ -154,16 +159,23 @@ impl<C> Shard<C> {
 
 impl<C> ShardState<C> {
     pub(super) fn pop_idle(&mut self, state: u64) -> Option<Conn<C>> {
+        if self.gate.paused {
+            return None;
+        }
         self.idle.pop(state, self.rules.server_round_robin)
     }
 
     /// Stores a connection, or gives it back if this shard keeps none such.
     pub(super) fn push_idle(&mut self, conn: Conn<C>, now: Tick) -> Result<(), Conn<C>> {
-        if self.closed || conn.generation < self.generation {
+        if self.closed || self.gate.paused || conn.generation < self.generation {
             return Err(conn);
         }
         self.idle.push(conn, now);
         Ok(())
+    }
+
+    fn head_in_sight(&self) -> u64 {
+        if self.gate.paused { u64::MAX } else { self.waitlist.head_ticket() }
     }
 
     /// Links a newcomer with a ticket drawn here, under the lock: tickets rise within a shard.
@@ -195,8 +207,8 @@ impl<C> ShardState<C> {
         Enqueued::Waiting { waiter, node, deadline }
     }
 
-    /// Hands `gift` to one waiter and returns its waker; gives it back if nobody here can take it
-    /// or the batch is full. Waiters past their deadline met on the way are expired, never served;
+    /// Hands `gift` to one waiter and returns its waker; gives it back if nobody here can take it,
+    /// the batch is full, or the shard is paused. Waiters past their deadline met on the way are expired, never served;
     /// waiters whose ticket has just been dropped are unlinked on the ticket's behalf.
     pub(super) fn hand(
         &mut self,
@@ -205,6 +217,9 @@ impl<C> ShardState<C> {
         cross_shard: bool,
         batch: &mut WakeBatch,
     ) -> Result<Option<Waker>, Gift<C>> {
+        if self.gate.paused {
+            return Err(gift);
+        }
         let wanted = match &gift {
             Gift::Conn(conn) => Some(conn.state),
             Gift::Grant(_) => None,

@@ -97,6 +97,10 @@ pub struct PoolSnapshot {
     pub retry_at: Option<Tick>,
     /// The generation in force; `bump_generation` raises it.
     pub generation: u64,
+    /// Connections and permits from before the last `bump_generation`; they are to go.
+    pub stale: usize,
+    /// Whether the pool is paused.
+    pub paused: bool,
     /// Waiters found beside an idle connection that both had been there for long: a lost wake-up.
     /// Must read 0.
     pub rescued_waiters: u64,

@@ -114,6 +114,9 @@ pub struct ServerShared {
     pub statement_count: AtomicU64,
     /// Cancel requests on their way to it.
     pub cancels: CancelHold,
+    /// Its pool, and that pool's generation when it was dialled.
+    pool: Weak<ServerPool>,
+    generation: u64,
     state: AtomicU8,
 }
 
@@ -147,7 +150,8 @@ impl ServerShared {
     #[expect(clippy::too_many_arguments, reason = "plain data, built in one place")]
     pub fn new(
         id: u64,
-        pool: &ServerPool,
+        pool: &Arc<ServerPool>,
+        generation: u64,
         user: Arc<str>,
         endpoint: Endpoint,
         transport: &Transport,
@@ -170,6 +174,8 @@ impl ServerShared {
             client_id: AtomicU64::new(0),
             statement_count: AtomicU64::new(0),
             cancels: CancelHold::default(),
+            pool: Arc::downgrade(pool),
+            generation,
             state: AtomicU8::new(ServerState::Idle as u8),
         }
     }
@@ -178,6 +184,12 @@ impl ServerShared {
     #[must_use]
     pub fn pool_is(&self, database: &str, user: &str) -> bool {
         *self.database == *database && *self.pool_user == *user
+    }
+
+    /// Whether it is closed as soon as it is free: a RECONNECT or a removal came after its dial.
+    #[must_use]
+    pub fn close_needed(&self) -> bool {
+        self.pool.upgrade().is_none_or(|pool| self.generation < pool.pool.generation())
     }
 
     /// Its state; relaxed, for display only.

@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 pub mod framed;
 pub mod idle;
+mod pauses;
 pub mod pools;
 pub mod replies;
 mod settings;
@@ -21,6 +22,7 @@ pub use connection::{
 };
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
+pub use pauses::{Pause, Resumed, Scope};
 pub use pools::TimeLimits;
 pub use settings::{Settings, is_tracked};
 pub use statements::{

@@ -19,6 +19,7 @@ use super::connect::{self, Target};
 use super::connection::{Greeting, Server, ServerShared, WatchInbox};
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
+use super::pauses::Pauses;
 use super::settings::Settings;
 use crate::auth::Secret;
 use crate::auth::scram::ClientKeys;
@@ -194,7 +195,7 @@ impl ServerPool {
         permit: Permit<Box<Server>>,
         place: DialPlace,
     ) -> Result<ServerLease, DialFailure> {
-        match self.connect(&place, &[]).await {
+        match self.connect(&place, permit.generation(), &[]).await {
             Ok((server, greeting)) => {
                 self.note_success(Some(greeting));
                 Ok(permit.fulfil(server))
@@ -223,7 +224,11 @@ impl ServerPool {
             }
             slot @ Slot::New(_) => slot,
         };
-        match (self.connect(&place, parameters).await, slot) {
+        let generation = match &slot {
+            Slot::New(permit) => permit.generation(),
+            Slot::Used(lease) => lease.generation(),
+        };
+        match (self.connect(&place, generation, parameters).await, slot) {
             (Ok((server, greeting)), Slot::New(permit)) => {
                 self.note_success(None);
                 Ok((permit.fulfil(server), greeting))
@@ -248,6 +253,7 @@ impl ServerPool {
     async fn connect(
         self: &Arc<Self>,
         place: &DialPlace,
+        generation: u64,
         parameters: &[Parameter],
     ) -> Result<(Box<Server>, Greeting), (ConnectError, Tick)> {
         let settings = self.settings.load_full();
@@ -266,6 +272,7 @@ impl ServerPool {
                 let shared = Arc::new(ServerShared::new(
                     NEXT_SERVER_ID.fetch_add(1, Ordering::Relaxed),
                     self,
+                    generation,
                     settings.server_user.as_str().into(),
                     settings.endpoint.clone(),
                     &login.transport,
@@ -351,6 +358,19 @@ impl ServerPool {
         }
     }
 
+    /// Server connections there are, being dialled or open.
+    #[must_use]
+    pub fn owned(&self) -> usize {
+        let seen = self.pool.snapshot();
+        seen.idle + seen.active + seen.connecting
+    }
+
+    /// RECONNECT. What servers knew is asked anew: the next ones may be others.
+    pub(super) fn reconnect(&self) {
+        self.parsed.lock().clear();
+        self.pool.bump_generation();
+    }
+
     fn note_success(&self, greeting: Option<Greeting>) {
         *self.failure.lock() = Failure::default();
         let Some(greeting) = greeting else { return };
@@ -421,7 +441,7 @@ pub struct PoolSet {
     shards: usize,
     timeouts: TimeoutHandle,
     /// Looked up at logins and by the console only.
-    state: Mutex<PoolSetState>,
+    pub(super) state: Mutex<PoolSetState>,
     /// All live server connections.
     pub servers: ServerTable,
 }
@@ -433,10 +453,13 @@ impl std::fmt::Debug for PoolSet {
 }
 
 #[derive(Debug, Default)]
-struct PoolSetState {
-    pools: HashMap<(Arc<str>, Arc<str>), Arc<ServerPool>>,
+pub(super) struct PoolSetState {
+    pub(super) pools: HashMap<(Arc<str>, Arc<str>), Arc<ServerPool>>,
     database_budgets: HashMap<Arc<str>, Arc<Budget>>,
     user_budgets: HashMap<Arc<str>, Arc<Budget>>,
+    pub(super) pauses: Pauses,
+    /// Taken out, with servers of theirs still in use.
+    pub(super) leaving: Vec<Arc<ServerPool>>,
 }
 
 /// The caps that a pool's servers count against, beside its own size. 0 is no cap.
@@ -483,6 +506,8 @@ impl PoolSet {
             parsed: Mutex::new(LruCache::new(PARSED_MAX)),
             servers: self.servers.clone(),
         });
+        // Nothing is there to be closed or served yet: the gate alone is set.
+        pool.pool.set_gate(state.pauses.gate(database));
         state.pools.insert(key, pool.clone());
         pool
     }
@@ -503,7 +528,18 @@ impl PoolSet {
 
     /// Takes a pool out, closing it: its database is configured no longer.
     pub fn remove(&self, pool: &ServerPool) {
-        self.state.lock().pools.remove(&(pool.database.clone(), pool.user.clone()));
+        {
+            let mut state = self.state.lock();
+            state.leaving.retain(|pool| pool.owned() > 0);
+            let key = (pool.database.clone(), pool.user.clone());
+            // Another may have been made under its name since.
+            if state.pools.get(&key).is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), pool)) {
+                let removed = state.pools.remove(&key);
+                state.leaving.extend(removed);
+            }
+        }
+        // Its servers are marked as to be closed, for the console.
+        pool.pool.bump_generation();
         pool.pool.close();
     }
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cancel;
+mod commands;
 mod console;
 mod demo;
 mod direct;
@@ -13,6 +14,7 @@ mod limits;
 mod lost;
 mod networks;
 mod pgbench;
+mod process;
 mod readme;
 mod replication;
 mod servers;

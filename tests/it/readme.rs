@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::pgbaton::run_to_end;
+use crate::support::pgbaton::{Config, Pgbaton, run_to_end};
 
 const README: &str = include_str!("../../README.md");
 
@@ -26,6 +26,19 @@ fn the_configurations_shown_are_good() {
         assert!(output.status.success(), "{text}\n{said}");
         assert!(!said.contains("WARN"), "{text}\n{said}");
     }
+}
+
+/// As root, as on a fresh container, and as anybody else.
+#[test]
+fn the_configuration_shown_starts_whoever_we_are() {
+    let config = Config::new();
+    let port = config.port().to_string();
+    let environment =
+        [("PGBATON_LISTEN_ADDR", "127.0.0.1"), ("PGBATON_LISTEN_PORT", port.as_str())];
+    let shown = blocks("toml");
+    let text = shown.iter().find(|text| text.contains("[general]")).expect("one of them is whole");
+    let pgbaton = Pgbaton::start_text(text, &config, &environment);
+    assert!(pgbaton.log().contains("pgbaton is ready"), "{}", pgbaton.log());
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn a_config_file_has_the_last_value_of_each_key_and_all_sections() {
     let (port, server_port) = (config.port(), fake.address().port());
     let expected = format!(
         "[general]\nlisten_addr = \"127.0.0.1\"\nlisten_port = {port}\nunix_socket_dir = \"\"\n\
-         auth_type = \"trust\"\nadmin_users = \"pgbaton\"\npool_mode = \"session\"\n\
+         user = \"root\"\nauth_type = \"trust\"\nadmin_users = \"pgbaton\"\npool_mode = \"session\"\n\
          \n[databases.app]\nhost = \"127.0.0.1\"\nport = {server_port}\ndbname = \"app\"\n\
          pool_size = 3\n\n[users.joe]\npassword = \"x\"\n"
     );

@@ -26,8 +26,10 @@ impl Console {
         let messages = self.wire.receive_until_ready().unwrap();
         assert_eq!(messages[0].tag, b'T', "{command}: {messages:?}");
         let rows = messages.iter().filter(|message| message.tag == b'D');
-        let text = |cell: Option<String>| cell.expect("the console has no NULL");
-        let rows = rows.map(|row| wire::columns(&row.body).into_iter().map(text).collect());
+        // A NULL reads as an empty text.
+        let rows = rows.map(|row| {
+            wire::columns(&row.body).into_iter().map(Option::unwrap_or_default).collect()
+        });
         (wire::column_names(&messages[0].body), rows.collect())
     }
 

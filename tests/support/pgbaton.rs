@@ -3,6 +3,7 @@
 //! It knows the binary's command line and its log, nothing of its inside.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
@@ -18,6 +19,8 @@ use super::postgres::Postgres;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// The default for the `wait_*` functions.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The shortest question that is answered by whoever serves.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The text of a config file, with a port of its own. Keys are given as TOML.
@@ -30,7 +33,7 @@ pub struct Config {
 
 impl Config {
     /// On 127.0.0.1 and a free port, no unix socket, transaction mode, trusting everybody;
-    /// `pgbaton` is the console's user. No database yet.
+    /// `pgbaton` is the console's user. For root, root is meant. No database yet.
     pub fn new() -> Self {
         let port = free_port().unwrap();
         let config = Self { port, general: Vec::new(), sections: String::new() };
@@ -38,6 +41,7 @@ impl Config {
             .set("listen_addr", "\"127.0.0.1\"")
             .set("listen_port", &port.to_string())
             .set("unix_socket_dir", "\"\"")
+            .set("user", "\"root\"")
             .set("pool_mode", "\"transaction\"")
             .set("auth_type", "\"trust\"")
             .set("admin_users", "\"pgbaton\"")
@@ -105,10 +109,21 @@ impl Pgbaton {
         Self::start_binary(env!("CARGO_BIN_EXE_pgbaton"), config, environment)
     }
 
-    fn start_binary(binary: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
+    /// Starts it by way of another program, which gets its arguments, and waits until it accepts
+    /// connections.
+    pub fn start_binary(binary: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
+        Self::start_file(binary, &config.text(), config.port, environment)
+    }
+
+    /// Starts it with this text as its file, or the environment, listening on the port of `config`.
+    pub fn start_text(text: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
+        Self::start_file(env!("CARGO_BIN_EXE_pgbaton"), text, config.port, environment)
+    }
+
+    fn start_file(binary: &str, text: &str, port: u16, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("pgbaton-it-").tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        fs::write(&file, config.text()).unwrap();
+        fs::write(&file, text).unwrap();
         let job = Job {
             program: binary.into(),
             arguments: vec!["run".into(), "--config".into(), file.into()],
@@ -120,19 +135,30 @@ impl Pgbaton {
             remove: Some(folder.path().to_owned()),
         };
         let process = Supervised::start(&job).unwrap();
-        let mut started = Self { process, folder, port: config.port };
+        let mut started = Self { process, folder, port };
         started.wait_until_it_listens();
         started
     }
 
     fn wait_until_it_listens(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(self.address()).is_err() {
+        while !self.answers() {
             let ended = self.process.try_wait().unwrap();
             assert!(ended.is_none(), "pgbaton ended at its start; its log:\n{}", self.log());
             assert!(Instant::now() < deadline, "pgbaton does not listen; log:\n{}", self.log());
             std::thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// Whether it serves: its sockets are bound before it does.
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(self.address())?;
+            stream.set_read_timeout(Some(START_TIMEOUT))?;
+            stream.write_all(&SSL_REQUEST)?;
+            stream.read_exact(&mut [0])
+        };
+        ask().is_ok()
     }
 
     /// Where it listens.

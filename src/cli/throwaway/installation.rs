@@ -70,6 +70,8 @@ impl Installation {
 /// A user that PostgreSQL agrees to run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unprivileged {
+    /// Its name.
+    pub name: &'static str,
     /// User id.
     pub uid: u32,
     /// The user's primary group id.
@@ -95,7 +97,7 @@ impl Unprivileged {
 }
 
 /// The ids of `name` in the text of a passwd file; never root's.
-fn account(accounts: &str, name: &str) -> Option<Unprivileged> {
+fn account(accounts: &str, name: &'static str) -> Option<Unprivileged> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
         if fields.next() != Some(name) {
@@ -103,7 +105,7 @@ fn account(accounts: &str, name: &str) -> Option<Unprivileged> {
         }
         let uid = fields.nth(1)?.parse().ok().filter(|uid| *uid != 0)?;
         let gid = fields.next()?.parse().ok()?;
-        Some(Unprivileged { uid, gid })
+        Some(Unprivileged { name, uid, gid })
     })
 }
 
@@ -166,7 +168,10 @@ mod tests {
     #[test]
     fn an_account_is_found_by_its_whole_name_and_is_never_root() {
         let accounts = "root:x:0:0::/:/bin/sh\npostgres2:x:7:8::/:\npostgres:x:101:104:P,,:/:/x\n";
-        assert_eq!(account(accounts, "postgres"), Some(Unprivileged { uid: 101, gid: 104 }));
+        assert_eq!(
+            account(accounts, "postgres"),
+            Some(Unprivileged { name: "postgres", uid: 101, gid: 104 })
+        );
         assert_eq!(account(accounts, "root"), None);
         assert_eq!(account(accounts, "nobody"), None);
         assert_eq!(account("postgres:x:", "postgres"), None);

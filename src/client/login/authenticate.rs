@@ -32,8 +32,7 @@ pub(super) async fn authenticate(
     framed: &mut Framed,
     user: &str,
 ) -> Result<(), LoginError> {
-    let password = config.users.get(user).and_then(|u| u.password.as_ref());
-    let secret = password.map(routes::secret);
+    let secret = config.users.password(user).map(routes::secret);
     let secret = secret.as_ref();
     let method = match (config.general.auth_type, secret) {
         // As in PgBouncer, a SCRAM verifier upgrades md5: there is no md5 hash to compare with.

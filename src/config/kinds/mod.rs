@@ -7,5 +7,6 @@ pub(super) mod flag;
 pub(super) mod host;
 pub(super) mod list;
 pub(super) mod number;
+pub(super) mod path;
 pub(super) mod secret;
 pub(super) mod word;

@@ -3,12 +3,14 @@
 //! They go through `parse` and `load` like the rest of pgbaton, so that they hold for any way
 //! the inside is built.
 
+mod auth_file;
 mod changes;
 mod docs;
 mod environment;
 mod messages;
 mod precedence;
 mod robust;
+mod set;
 mod values;
 mod warnings;
 

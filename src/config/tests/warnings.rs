@@ -43,10 +43,10 @@ fn console_users_whom_nobody_knows() {
     assert_eq!(
         warnings(text),
         [
-            "config.toml:3:15: admin_users names \"root\", who is in no [users.NAME] and cannot \
-             log in",
-            "config.toml:4:15: stats_users names \"eve\", who is in no [users.NAME] and cannot \
-             log in",
+            "config.toml:3:15: admin_users names \"root\", who is in no [users.NAME] or \
+             auth_file and cannot log in",
+            "config.toml:4:15: stats_users names \"eve\", who is in no [users.NAME] or \
+             auth_file and cannot log in",
         ]
     );
 }

@@ -5,6 +5,7 @@ mod control;
 mod expiry;
 mod handoff;
 mod model;
+mod pause;
 mod shared;
 mod stress;
 mod support;

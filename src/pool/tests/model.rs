@@ -34,6 +34,8 @@ enum Op {
     RefuseWaiters { pool: usize },
     TakeIdle { pool: usize, shard: usize, state: u64 },
     SetBudget { budget: usize, limit: usize },
+    Pause { pool: usize },
+    Resume { pool: usize },
     Close { pool: usize },
 }
 
@@ -62,6 +64,8 @@ fn op() -> impl Strategy<Value = Op> {
         40 => (pool.clone(), shard, state)
             .prop_map(|(pool, shard, state)| Op::TakeIdle { pool, shard, state }),
         40 => (0..2usize, 0..6usize).prop_map(|(budget, limit)| Op::SetBudget { budget, limit }),
+        30 => pool.clone().prop_map(|pool| Op::Pause { pool }),
+        60 => pool.clone().prop_map(|pool| Op::Resume { pool }),
         1 => pool.prop_map(|pool| Op::Close { pool }),
     ]
 }
@@ -99,6 +103,7 @@ struct Twin {
     world: World,
     limits: PoolLimits,
     closed: bool,
+    paused: bool,
     leases: Vec<Lease<Conn>>,
     /// With the deadline of the wait that got it, which it keeps if it is requeued; or, if it was
     /// got by a check-out, when a wait that the check-out may have begun would end.
@@ -113,6 +118,8 @@ struct Bench {
     timeouts: TimeoutHandle,
     now: Tick,
     swept: Tick,
+    /// The number of the last pause or resume.
+    order: u64,
 }
 
 /// How often the interesting things happened, so that the test can show that they did.
@@ -123,13 +130,14 @@ struct Tally {
     expired: usize,
     refused: usize,
     predicted: usize,
+    resumed: usize,
 }
 
 impl Twin {
     fn new(budgets: Vec<Arc<Budget>>, timeouts: TimeoutHandle, limits: PoolLimits) -> Self {
         let world = world_with(SHARDS, limits.clone(), budgets, timeouts);
         let (leases, permits, waiting) = (vec![], vec![], vec![]);
-        Twin { world, limits, closed: false, leases, permits, waiting }
+        Twin { world, limits, closed: false, paused: false, leases, permits, waiting }
     }
 
     /// What is idle, longest first within a shard, read through the public view.
@@ -153,7 +161,7 @@ impl Twin {
     /// model cannot tell, because somebody came back with an unknown age or is past its deadline.
     fn receiver(&self, shard: usize, state: u64, now: Tick) -> Option<u64> {
         let unclear = |waiter: &Waiting| waiter.odd || waiter.deadline.earliest <= now;
-        if self.waiting.is_empty() || self.waiting.iter().any(unclear) {
+        if self.paused || self.waiting.is_empty() || self.waiting.iter().any(unclear) {
             return None;
         }
         let of_shard = |shard| self.waiting.iter().filter(move |waiter| waiter.shard == shard);
@@ -191,7 +199,7 @@ impl Bench {
             || Twin::new(budgets.iter().rev().cloned().collect(), timeouts.clone(), limits.clone());
         let twins = vec![twin(), twin()];
         let (now, swept) = (Tick::ZERO, Tick::ZERO);
-        Bench { twins, budgets, budget_limits: vec![5, 4], timeouts, now, swept }
+        Bench { twins, budgets, budget_limits: vec![5, 4], timeouts, now, swept, order: 0 }
     }
 
     fn run(&mut self, op: &Op, tally: &mut Tally) {
@@ -256,11 +264,25 @@ impl Bench {
                 self.budget_limits[budget] = limit;
                 self.budgets[budget].set_limit(limit, now);
             }
+            Op::Pause { pool } => self.set_gate(pool, true),
+            Op::Resume { pool } => self.resume(pool, tally),
             Op::Close { pool } => {
                 self.twins[pool].closed = true;
                 self.twins[pool].world.pool.close();
             }
         }
+    }
+
+    fn resume(&mut self, pool: usize, tally: &mut Tally) {
+        tally.resumed += usize::from(!self.twins[pool].waiting.is_empty());
+        self.set_gate(pool, false);
+    }
+
+    fn set_gate(&mut self, pool: usize, paused: bool) {
+        self.order += 1;
+        let twin = &mut self.twins[pool];
+        twin.paused = paused;
+        twin.world.pool.set_gate(Gate { order: self.order, paused });
     }
 
     fn checkout(&mut self, pool: usize, hint: Hint, tally: &mut Tally) {
@@ -271,6 +293,7 @@ impl Bench {
         let nobody_waits = twin.world.pool.snapshot().waiting == 0;
         let expected = same.filter(|_| nobody_waits).map(|idle| idle.id);
         let answer = twin.world.pool.checkout(hint, now);
+        assert!(!twin.paused || matches!(answer, Checkout::Wait(_) | Checkout::Refused(_)));
         match answer {
             Checkout::Ready(lease) => {
                 assert!(
@@ -339,11 +362,13 @@ impl Bench {
             | Op::DropPermit { .. }
             | Op::Fulfil { .. }
             | Op::Fail { .. }
+            | Op::Pause { .. }
+            | Op::Resume { .. }
             | Op::Reconnect { .. } => self.swept,
             _ => self.now,
         };
         for twin in &mut self.twins {
-            let handed_before = tally.handed;
+            let handed_before = (tally.handed, tally.granted);
             for mut waiter in std::mem::take(&mut twin.waiting) {
                 match poll(&mut waiter.ticket) {
                     Poll::Pending => twin.waiting.push(waiter),
@@ -371,7 +396,8 @@ impl Bench {
                     }
                 }
             }
-            if tally.handed > handed_before {
+            assert!(!twin.paused || handed_before == (tally.handed, tally.granted), "paused");
+            if tally.handed > handed_before.0 {
                 twin.waiting.iter_mut().for_each(|waiter| waiter.odd = true);
             }
         }
@@ -389,6 +415,9 @@ impl Bench {
             let idle = twin.idle();
             let seen = twin.world.pool.snapshot();
             assert_eq!(seen.rescued_waiters, 0);
+            assert!(seen.paused == twin.paused && (!twin.paused || idle.is_empty()));
+            let stale = twin.leases.iter().filter(|lease| lease.is_stale()).count();
+            assert!((stale..=stale + twin.permits.len()).contains(&seen.stale), "{seen:?}");
             let figures = (seen.idle, seen.active, seen.connecting, seen.waiting);
             let (active, connecting) = (twin.leases.len(), twin.permits.len());
             assert_eq!(figures, (idle.len(), active, connecting, twin.waiting.len()));
@@ -409,7 +438,7 @@ impl Bench {
         let relievable = self.budget_limits.iter().all(|limit| used <= zero_is_many(*limit));
         for (at, twin) in self.twins.iter().enumerate() {
             let alive = |waiter: &&Waiting| waiter.deadline.earliest > self.now;
-            let Some(waiter) = twin.waiting.iter().find(alive) else {
+            let Some(waiter) = twin.waiting.iter().find(alive).filter(|_| !twin.paused) else {
                 continue;
             };
             assert!(twin.idle().is_empty(), "ticket {} waits beside an idle one", waiter.number);
@@ -479,6 +508,7 @@ fn the_sequences_reach_every_kind_of_outcome() {
             ("expired", tally.expired),
             ("refused", tally.refused),
             ("predicted", tally.predicted),
+            ("resumed", tally.resumed),
         ] {
             *sums.entry(kind).or_default() += count;
         }

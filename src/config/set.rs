@@ -1,0 +1,63 @@
+//! Changing one setting of a running pgbaton, as `SET key = value` on the console does.
+//!
+//! Must not apply anything: it makes a configuration like the one in force but for one key. What
+//! a file may say the console may say too, and no more.
+
+use std::path::Path;
+
+use super::auth_file;
+use super::error::{ConfigError, Problem};
+use super::faults::{Faults, Origin};
+use super::keys::{Section, SectionKeys, keys_of};
+use super::raw::RawTable;
+use super::resolved::Config;
+use super::schema::General;
+use super::value::Value;
+
+/// Why a setting was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// There is no such key.
+    #[error("{0}")]
+    Unknown(Problem),
+    /// The value does not fit the key.
+    #[error("{0}")]
+    Refused(Problem),
+    /// The key takes a restart.
+    #[error("{0} cannot be changed while pgbaton runs: set it in the file and restart")]
+    Restart(&'static str),
+    /// The `auth_file` that it names is no good.
+    #[error("{0}")]
+    AuthFile(ConfigError),
+}
+
+impl Config {
+    /// This configuration with one key of `[general]` changed. `folder` is that of the
+    /// configuration file, from which a relative `auth_file` counts.
+    ///
+    /// # Errors
+    /// [`SetError`].
+    pub fn with_setting(&self, key: &str, value: &str, folder: &Path) -> Result<Self, SetError> {
+        let mut table = RawTable::new(Section::General, None, Origin::File);
+        let key = table.known(key).map_err(SetError::Unknown)?;
+        if keys_of(Section::General).any(|known| known.name == key && !known.reloadable) {
+            return Err(SetError::Restart(key));
+        }
+        table.set(key, Value::text(value), Origin::File, false);
+        let mut faults = Faults::default();
+        let general = General::read(&table, &mut faults);
+        if let Some(problem) = faults.into_first() {
+            return Err(SetError::Refused(problem));
+        }
+        let mut changed = self.clone();
+        changed.general.take_key(key, &general);
+        if key == "auth_file" {
+            changed.users.in_file = match &changed.general.auth_file {
+                Some(path) => auth_file::load(&folder.join(path), &mut Vec::new())
+                    .map_err(|diagnostics| SetError::AuthFile(ConfigError { diagnostics }))?,
+                None => auth_file::FileUsers::new(),
+            };
+        }
+        Ok(changed)
+    }
+}
