@@ -11,6 +11,7 @@ mod limits;
 mod pgbench;
 mod readme;
 mod replication;
+mod review;
 mod servers;
 mod stage;
 #[path = "../support/mod.rs"]
