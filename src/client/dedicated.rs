@@ -148,9 +148,14 @@ impl Dedicated {
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.registration.client.set_waker(cx.waker());
-        if self.registration.client.signalled() != Signal::None {
+        match self.registration.client.signalled() {
+            Signal::None => {}
+            // It has no transactions or queries that could be told apart.
+            Signal::Look => self.registration.client.has_looked(),
             // There is no transaction boundary to wait for.
-            return Poll::Ready(SessionEnd::Stopped("admin shutdown"));
+            Signal::Drain | Signal::Kill => {
+                return Poll::Ready(SessionEnd::Stopped("admin shutdown"));
+            }
         }
         let server = &mut self.lease.transport;
         match self.to_server.poll(cx, &mut self.transport, server) {

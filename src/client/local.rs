@@ -29,15 +29,16 @@ enum Step {
     Sync,
 }
 
-/// Appends the answers to `output` if all of `input` can be answered here; else does nothing.
+/// Appends the answers to `output` if all of `input` can be answered here; else does nothing. Beside
+/// the store stands a hash of the settings under which the client's texts are read.
 pub(super) fn answer(
-    store: &StatementStore,
+    texts: (&StatementStore, u64),
     pool: &ServerPool,
     names: &mut Option<Box<ClientStatements>>,
     input: &[u8],
     output: &mut Vec<u8>,
 ) -> bool {
-    let Some(steps) = plan(store, pool, names.as_deref(), input) else {
+    let Some(steps) = plan(texts, pool, names.as_deref(), input) else {
         return false;
     };
     for step in steps {
@@ -73,11 +74,12 @@ fn change(names: &mut Option<Box<ClientStatements>>, change: Change) {
 
 /// The steps, if every message is one that needs no server and the last is a Sync or a Query.
 fn plan(
-    store: &StatementStore,
+    texts: (&StatementStore, u64),
     pool: &ServerPool,
     names: Option<&ClientStatements>,
     input: &[u8],
 ) -> Option<Vec<Step>> {
+    let (store, reading) = texts;
     // The common case is told by one byte.
     match input.first() {
         Some(b'P' | b'C' | b'S') => {}
@@ -96,7 +98,7 @@ fn plan(
                 let taken = names
                     .is_some_and(|n| !matches!(n.find(&name, NO_GROUP), Found::Nothing))
                     || steps.iter().any(|step| step.concerns(&name));
-                let statement = store.find(parse.query, parse.parameter_types)?;
+                let statement = store.find(parse.query, parse.parameter_types, reading)?;
                 if parse.name.is_empty() || taken || !pool.has_parsed(statement.id()) {
                     return None;
                 }

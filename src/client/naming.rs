@@ -83,6 +83,15 @@ impl Requests<'_> {
         self.names.as_ref().map_or(Found::Nothing, |names| names.find(name, group))
     }
 
+    /// The statement of this text as it is read under the client's settings.
+    fn read_named(&self, query: &[u8], types: &[u8]) -> Arc<Statement> {
+        self.store.intern(query, types, self.reading)
+    }
+
+    fn read_unnamed(&self, query: &[u8], types: &[u8]) -> Arc<Statement> {
+        self.store.unnamed(self.recent, query, types, self.reading)
+    }
+
     fn names(&mut self) -> &mut ClientStatements {
         self.names.get_or_insert_default()
     }
@@ -167,58 +176,20 @@ impl Requests<'_> {
             return Ok(Entered::Done);
         }
         let parse = decode::parse(seen.body())?;
-        let deallocating = match self.named_max() {
-            Some(_) if sql::may_forget_statements(parse.query) => {
-                match self.deallocating(parse, server.ledger.group()) {
-                    Ok(statement) => statement,
-                    Err(entered) => return Ok(entered),
-                }
-            }
-            _ => None,
-        };
         if parse.name.is_empty() {
-            self.parse_unnamed(server, splice, seen, parse, deallocating)
+            self.parse_unnamed(server, parse);
+            Ok(Entered::Done)
         } else {
-            self.parse_named(server, splice, seen, parse, deallocating)
+            self.parse_named(server, splice, seen, parse)
         }
     }
 
-    /// The statement in the place of this one if it is a DEALLOCATE of a name that the client has
-    /// given by the protocol.
-    fn deallocating(
-        &self,
-        parse: Parse<'_>,
-        group: u64,
-    ) -> Result<Option<Arc<Statement>>, Entered> {
-        let Some(name) = sql::deallocated_name(parse.query) else { return Ok(None) };
-        match self.find(&name, group) {
-            Found::Unclear => Err(Entered::Stall),
-            Found::Statement(_) => {
-                Ok(Some(self.store.deallocating(&kept_name(&name), parse.parameter_types)))
-            }
-            Found::Nothing => Ok(None),
-        }
-    }
-
-    fn parse_unnamed(
-        &mut self,
-        server: &mut Server,
-        splice: &mut Splice<'_>,
-        seen: Seen<'_>,
-        parse: Parse<'_>,
-        deallocating: Option<Arc<Statement>>,
-    ) -> Result<Entered, RequestFault> {
-        let statement = match deallocating {
-            Some(statement) => {
-                let out = splice.replace(seen.at, seen.end());
-                encode::parse(out, b"", statement.query(), parse.parameter_types)?;
-                statement
-            }
-            None if self.is_over_budget() => self.store.unkept(),
-            None => self.store.unnamed(self.recent, parse.query, parse.parameter_types),
+    fn parse_unnamed(&mut self, server: &mut Server, parse: Parse<'_>) {
+        let statement = match self.is_over_budget() {
+            true => self.store.unkept(),
+            false => self.read_unnamed(parse.query, parse.parameter_types),
         };
         self.take_unnamed(server, statement);
-        Ok(Entered::Done)
     }
 
     fn take_unnamed(&mut self, server: &mut Server, statement: Arc<Statement>) {
@@ -234,7 +205,6 @@ impl Requests<'_> {
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
         parse: Parse<'_>,
-        deallocating: Option<Arc<Statement>>,
     ) -> Result<Entered, RequestFault> {
         let Some(limit) = self.named_max() else {
             server.ledger.push(Owed::client(Expects::Parse));
@@ -247,12 +217,12 @@ impl Requests<'_> {
             Found::Nothing => {}
         }
         let types = parse.parameter_types;
-        if self.is_full(server) && self.store.find(parse.query, types).is_none() {
+        if self.is_full(server) && self.store.find(parse.query, types, self.reading).is_none() {
             let text = "too many prepared statements (max_prepared_statement_bytes)";
             refuse(server, splice, seen, ErrorMessage::error(SqlState::OUT_OF_MEMORY, text))?;
             return Ok(Entered::Done);
         }
-        let statement = deallocating.unwrap_or_else(|| self.store.intern(parse.query, types));
+        let statement = self.read_named(parse.query, types);
         let entered = send_parse(server, splice, seen, &statement, limit)?;
         if entered == Entered::Done {
             self.names().expect(Change::Take(kept_name(parse.name), statement), group);
@@ -412,6 +382,53 @@ impl Requests<'_> {
         Ok(Some(Entered::Done))
     }
 
+    /// What is bound in the place of a DEALLOCATE of a name that the client has given by the
+    /// protocol, and of one of the server's own.
+    fn as_run_now(
+        &self,
+        server: &Server,
+        statement: &Statement,
+    ) -> Result<Option<Arc<Statement>>, Resolved> {
+        // There it is refused whatever it names.
+        let is_refused = server.tx == TransactionStatus::Failed && server.ledger.is_empty();
+        let name = match self.named_max() {
+            Some(_) if statement.may_forget() && !is_refused => {
+                sql::deallocated_name(statement.query())
+            }
+            _ => None,
+        };
+        let Some(name) = name else { return Ok(None) };
+        let is_servers = name.starts_with(SERVER_NAME_PREFIX.as_bytes());
+        match self.find(&name, server.ledger.group()) {
+            Found::Unclear => Err(Resolved::Stall),
+            Found::Nothing if !is_servers => Ok(None),
+            Found::Nothing | Found::Statement(_) => {
+                Ok(Some(self.store.deallocating(&kept_name(&name), statement.parameter_types())))
+            }
+        }
+    }
+
+    /// The statement itself if the server has it. Else the server will parse its text now, under
+    /// the client's present settings, and must not have it taken for what others mean by it.
+    fn as_read_now(
+        &self,
+        server: &mut Server,
+        statement: Arc<Statement>,
+        is_named: bool,
+    ) -> Arc<Statement> {
+        if statement.is_read_under(self.reading) || !statement.is_kept() {
+            return statement;
+        }
+        let (id, group) = (statement.id(), server.ledger.group());
+        let (query, types) = (statement.query(), statement.parameter_types());
+        match is_named {
+            true if server.statements.presence(id, group) != Presence::Absent => statement,
+            true => self.read_named(query, types),
+            false if server.statements.is_unnamed(id, group) => statement,
+            false => self.read_unnamed(query, types),
+        }
+    }
+
     /// Finds what a Bind or Describe is about and sees to it that the server has it, by a Parse in
     /// front if need be. Nothing is done if it stalls.
     fn resolve(
@@ -439,6 +456,11 @@ impl Requests<'_> {
                 return Ok(Resolved::missing(name));
             }
             Found::Nothing => return Ok(Resolved::AsItIs),
+        };
+        let statement = match (bind, self.as_run_now(server, &statement)) {
+            (Some(_), Err(entered)) => return Ok(entered),
+            (Some(_), Ok(Some(deallocating))) => deallocating,
+            _ => self.as_read_now(server, statement, limit.is_some()),
         };
         let id = statement.id();
         let meaning = match limit {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use super::end::SessionEnd;
-use super::requests::{self, Naming, Requests, Stop};
+use super::requests::{self, First, Naming, Requests, Stop};
 use super::session::{Link, Next, Session};
 use super::shared::ClientState;
 use super::statements::ClientStatements;
@@ -29,6 +29,8 @@ const ROUNDS_MAX: usize = 16;
 const OWED_MAX: usize = 8 * 1024;
 /// Bytes of further requests taken in while a client waits for a server.
 const WAITING_BYTES_MAX: usize = SCRATCH_BYTES;
+/// Bytes kept for a client that has said Terminate and does not read.
+const LAST_UNSENT_MAX: usize = 4 * SCRATCH_BYTES;
 
 impl Session {
     /// Moves bytes until neither side has any, or the transaction is over.
@@ -55,6 +57,15 @@ impl Session {
                 }
                 Replied::Released(next) => return Poll::Ready(next),
             };
+            if requested && !replied && lease.is_free() {
+                // What was sent has no answer: it was the rest of a message that the server ignores.
+                match self.keep_or_release(cx, lease) {
+                    Ok(kept) => lease = kept,
+                    Err(link) => return Poll::Ready(Next::State(link)),
+                }
+            } else if requested && !replied {
+                self.ask_if_in_doubt(cx, &mut lease);
+            }
             let ledger = &lease.ledger;
             let is_stuck = ledger.in_copy_in() || ledger.needs_sync();
             // Without a Sync that will never come, the server has no reason to say more.
@@ -94,13 +105,17 @@ impl Session {
                 Poll::Pending => return Ok(false),
             };
             let long = std::mem::take(&mut self.carry);
-            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
             let naming = self.naming();
-            let consumed = self.forward(cx, lease, input, &mut scratch.output, naming)?;
-            if consumed == 0 && !long.is_empty() {
-                // The same bytes: a long Parse that comes in many reads is not copied at each.
+            if self.streaming_left == 0
+                && matches!(requests::first(&long, naming), First::Incomplete)
+                && !long.is_empty()
+            {
+                // A long Parse is not copied again with each of its pieces.
                 self.carry = long;
+                return Ok(true);
             }
+            let input = if long.is_empty() { &scratch.input[..filled] } else { &long[..] };
+            self.forward(cx, lease, input, &mut scratch.output, naming)?;
             Ok(true)
         })
     }
@@ -164,6 +179,7 @@ impl Session {
         let mut requests = Requests {
             store: &self.hub.statements,
             recent: &self.worker.recent_statements,
+            reading: self.settings.reading(),
             naming,
             names: &mut self.names,
             streaming_left: &mut self.streaming_left,
@@ -220,13 +236,17 @@ impl Session {
     /// Reads from the server, once, and sends it on. A server that is free is given to the next
     /// client before this one is written to: the server is the scarce resource.
     fn poll_replies(&mut self, cx: &mut Context<'_>, mut lease: ServerLease) -> Replied {
-        if !self.unsent.is_empty() && !self.terminated {
+        let unsent_max = if self.terminated { LAST_UNSENT_MAX } else { 0 };
+        if self.unsent.len() > unsent_max {
             // Local replies may be all that there is to send before anything else can happen.
             return Replied::Kept(lease, false);
         }
         with_scratch(|scratch| {
             let filled = match lease.poll_fill(cx, &mut scratch.input) {
                 Poll::Ready(Ok(filled)) => filled,
+                Poll::Ready(Err(_)) if self.resetting => {
+                    return Replied::Released(self.give_up_reset(lease));
+                }
                 Poll::Ready(Err(fault)) => {
                     return Replied::Released(self.end_linked(lease, SessionEnd::Server(fault)));
                 }
@@ -234,24 +254,20 @@ impl Session {
             };
             let input = &scratch.input[..filled];
             let before = self.settings.clone();
+            let owed_before = lease.ledger.len();
             let startup = self.startup_settings.clone();
             let mut observer =
                 Observer::of(&mut self.names, &mut self.settings, Some((&startup, &self.pool)));
             let walked = match replies::walk(&mut lease, &mut observer, input, &mut scratch.output)
             {
                 Ok(walked) => walked,
-                Err(_) if self.resetting => {
-                    // The client has had its answers; only the server is no good.
-                    self.resetting = false;
-                    self.client().unlink();
-                    lease.discard();
-                    return Replied::Released(Next::State(Link::Unlinked));
-                }
+                Err(_) if self.resetting => return Replied::Released(self.give_up_reset(lease)),
                 Err(fault) => {
                     let end = SessionEnd::Server(ServerFault::Reply(fault));
                     return Replied::Released(self.end_linked(lease, end));
                 }
             };
+            let reported = std::mem::take(&mut observer.reported);
             lease.keep(&input[walked.consumed..]);
             if self.replaying && !lease.ledger.head_is_poolers() {
                 self.replaying = false;
@@ -259,12 +275,16 @@ impl Session {
                     self.send_late_cancel(&lease);
                 }
             }
+            note_reported(&mut lease, reported, &self.settings);
             if !std::sync::Arc::ptr_eq(&before, &self.settings) {
-                lease.settings = self.settings.clone();
                 *self.client().settings.lock() = self.settings.clone();
             }
             if self.mode == PoolMode::Statement && lease.saw_block {
                 return Replied::Released(self.refuse_block(cx, lease, walked.bytes));
+            }
+            if lease.ledger.len() < owed_before && !lease.ledger.is_empty() {
+                // The next request runs from now on.
+                self.client().set_state(ClientState::Active, clock::now());
             }
             let kept = self.keep_or_release(cx, lease);
             self.publish_names();
@@ -289,10 +309,9 @@ impl Session {
         mut lease: ServerLease,
     ) -> Result<ServerLease, Link> {
         let returns = self.mode != PoolMode::Session;
-        if returns && lease.ledger.wants_question() {
-            ask_nothing(cx, &mut lease);
-        }
-        let is_over = returns && lease.is_free() && !self.terminated;
+        self.ask_if_in_doubt(cx, &mut lease);
+        // With a message half sent, the next client's would be taken for its rest.
+        let is_over = returns && lease.is_free() && self.streaming_left == 0 && !self.terminated;
         if is_over && !self.starts_reset(cx, &mut lease) {
             return self.release(lease);
         }
@@ -300,6 +319,22 @@ impl Session {
             self.client().set_state(ClientState::Linked, clock::now());
         }
         Ok(lease)
+    }
+
+    /// Asks what becomes of a Sync that the server may have ignored; not in the middle of a message.
+    fn ask_if_in_doubt(&self, cx: &mut Context<'_>, server: &mut Server) {
+        let can_ask = self.streaming_left == 0 && server.unsent.is_empty();
+        if self.mode != PoolMode::Session && can_ask && server.ledger.wants_question() {
+            ask_nothing(cx, server);
+        }
+    }
+
+    /// Gives up a server that could not be reset: its client has had its answers.
+    fn give_up_reset(&mut self, lease: ServerLease) -> Next {
+        self.resetting = false;
+        self.leave_server();
+        lease.discard();
+        Next::State(Link::Unlinked)
     }
 
     /// Ends a client that began a transaction block in statement mode: it gets what came in front of
@@ -339,6 +374,17 @@ impl Session {
 
     /// Gives a free server back. `Err` is the state that follows.
     fn release(&mut self, lease: ServerLease) -> Result<ServerLease, Link> {
+        self.leave_server();
+        // No new cancel can begin now that the client is unlinked; one on its way holds the server.
+        if !lease.shared.cancels.is_clear() {
+            return Err(Link::Releasing(lease));
+        }
+        idle::park(lease, self.worker.index);
+        Err(Link::Unlinked)
+    }
+
+    /// The client has no server any more.
+    fn leave_server(&mut self) {
         self.client().unlink();
         // What had to wait is the beginning of the next transaction.
         self.carry_is_unread |= std::mem::take(&mut self.stalled);
@@ -346,12 +392,6 @@ impl Session {
             names.end_transaction();
         }
         self.client().set_state(ClientState::Idle, clock::now());
-        // No new cancel can begin now that the client is unlinked; one on its way holds the server.
-        if !lease.shared.cancels.is_clear() {
-            return Err(Link::Releasing(lease));
-        }
-        idle::park(lease, self.worker.index);
-        Err(Link::Unlinked)
     }
 
     /// Writes to the client, keeping what its socket does not take.
@@ -452,12 +492,30 @@ fn replay_settings(
     Ok(sql.is_some())
 }
 
+/// Enters what a server has reported into what is known of its settings. The client's own may
+/// differ: behind DISCARD ALL they are those that it logged in with.
+fn note_reported(
+    server: &mut Server,
+    reported: Vec<(String, Option<Vec<u8>>)>,
+    clients: &std::sync::Arc<Settings>,
+) {
+    for (name, value) in reported {
+        server.settings = server.settings.with(&name, value.as_deref());
+    }
+    if server.settings == *clients {
+        // Found equal at once from now on.
+        server.settings = clients.clone();
+    }
+}
+
 /// Learns from replies what changes for the client.
 struct Observer<'a> {
     names: &'a mut Option<Box<ClientStatements>>,
     settings: &'a mut std::sync::Arc<Settings>,
     /// Settings at login, and the pool whose greeting holds the server's defaults.
     context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
+    /// What the server has reported to the client of its settings; absent values are its defaults.
+    reported: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl<'a> Observer<'a> {
@@ -466,7 +524,7 @@ impl<'a> Observer<'a> {
         settings: &'a mut std::sync::Arc<Settings>,
         context: Option<(&'a std::sync::Arc<Settings>, &'a crate::server::pools::ServerPool)>,
     ) -> Self {
-        Self { names, settings, context }
+        Self { names, settings, context, reported: Vec::new() }
     }
 }
 
@@ -502,10 +560,14 @@ impl ReplyObserver for Observer<'_> {
         let Ok(text) = std::str::from_utf8(name) else {
             return;
         };
-        if !is_tracked(name) || self.settings.value(text) == Some(value) {
+        if !is_tracked(name) {
             return;
         }
         let is_default = pool.greeting().is_some_and(|g| g.value(name) == Some(value));
+        self.reported.push((text.to_owned(), (!is_default).then(|| value.to_vec())));
+        if self.settings.value(text) == Some(value) {
+            return;
+        }
         *self.settings = self.settings.with(text, (!is_default).then_some(value));
     }
 

@@ -44,6 +44,8 @@ pub struct Requests<'a> {
     pub store: &'a StatementStore,
     /// Unnamed statements that were seen lately on this worker.
     pub recent: &'a RecentStatements,
+    /// The settings under which texts are read: see `Settings::reading`.
+    pub reading: u64,
     /// What to do about names.
     pub naming: Naming,
     /// The client's names, made when needed.

@@ -196,8 +196,9 @@ impl Session {
             match super::requests::first(input, naming) {
                 First::Request => {}
                 First::Incomplete | First::Stray(_) => {
-                    // A long Parse that comes in many reads is not copied at each.
-                    self.carry = if input.len() == long.len() { long } else { input.to_vec() };
+                    // A long Parse is not copied again with each of its pieces.
+                    let is_all = !long.is_empty() && input.len() == long.len();
+                    self.carry = if is_all { long } else { input.to_vec() };
                     return Poll::Ready(Next::State(Link::Unlinked));
                 }
                 First::Terminate => return Poll::Ready(Next::End(SessionEnd::Terminated)),
@@ -208,7 +209,13 @@ impl Session {
             let output = &mut scratch.output;
             let names = &mut self.names;
             if matches!(naming, Naming::Virtual { named_max: Some(_), .. })
-                && super::local::answer(&self.hub.statements, &self.pool, names, input, output)
+                && super::local::answer(
+                    (&self.hub.statements, self.settings.reading()),
+                    &self.pool,
+                    names,
+                    input,
+                    output,
+                )
             {
                 self.publish_names();
                 return Poll::Ready(match self.deliver(cx, output) {
@@ -271,6 +278,10 @@ impl Session {
             // The ticket is dropped: its place, or what it was just handed, goes on.
             return Poll::Ready(self.cancel_waiting(None));
         }
+        // Answers to earlier requests do not wait for the server of the next one.
+        if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
+            return Poll::Ready(Next::End(SessionEnd::ClientIo(e)));
+        }
         let outcome = match ticket.poll_wait(cx) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => {
@@ -295,6 +306,9 @@ impl Session {
         if self.client().is_wait_cancelled() {
             // The dial is dropped, and its slot goes to the next that waits.
             return Poll::Ready(self.cancel_waiting(None));
+        }
+        if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
+            return Poll::Ready(Next::End(SessionEnd::ClientIo(e)));
         }
         let Poll::Ready(dialed) = dial.as_mut().poll(cx) else {
             self.link = Link::Dialing(dial);
@@ -370,6 +384,13 @@ impl Session {
 
     /// Ends with a server in hand: clean-up is the task's last act.
     pub(super) fn end_linked(&mut self, lease: ServerLease, end: SessionEnd) -> Next {
+        let end = match end {
+            // The client has got the server's last words, however its socket ended then.
+            SessionEnd::Server(ServerFault::Io(_) | ServerFault::Closed) if lease.doomed => {
+                SessionEnd::Server(ServerFault::Fatal)
+            }
+            end => end,
+        };
         match end {
             SessionEnd::Server(_) => {
                 self.cut_off = lease.streaming.left_bytes > 0 && lease.streaming.visible;

@@ -178,6 +178,8 @@ pub struct Ledger {
     ignored: usize,
     /// ReadyForQuery messages that may come for those, since the COPY has failed.
     doubt: usize,
+    /// The oldest entry has had a part of its answer.
+    is_begun: bool,
 }
 
 impl Ledger {
@@ -345,7 +347,7 @@ impl Ledger {
             return Ok(Reply { audience, completed: None });
         }
         let head = self.owed.front().copied();
-        if tag == b'Z' && self.doubt > 0 && !head.is_some_and(|o| o.expects.ends_group()) {
+        if tag == b'Z' && self.doubt > 0 && !self.head_may_end() {
             self.doubt -= 1;
             return Ok(Reply { audience: Audience::Client, completed: None });
         }
@@ -367,7 +369,9 @@ impl Ledger {
             | (Expects::Execute, b'D' | b'H' | b'W' | b'd' | b'c')
             | (Expects::FunctionCall, b'V') => false,
             (Expects::Query | Expects::Execute, b'G') => {
-                self.enter_copy_in(dropped);
+                if !self.enter_copy_in(dropped) {
+                    return Err(Desync { tag });
+                }
                 false
             }
             _ => return Err(Desync { tag }),
@@ -379,8 +383,13 @@ impl Ledger {
         if tag == b'C' {
             self.ignored = 0;
         }
+        self.is_begun = true;
         if completes {
             self.take_front();
+            if tag == b'Z' && self.owed.is_empty() {
+                // A Query ends what stands before it as a Sync does.
+                self.unsynced = false;
+            }
         }
         Ok(Reply { audience: head.audience, completed: completes.then_some(head) })
     }
@@ -396,6 +405,7 @@ impl Ledger {
             return Reply { audience: Audience::Client, completed: None };
         };
         if head.expects.ends_group() {
+            self.is_begun = true;
             return Reply { audience: head.audience, completed: None };
         }
         let mut fate = Fate::Failed;
@@ -427,27 +437,42 @@ impl Ledger {
     }
 
     /// CopyInResponse: what was already sent behind the COPY is consumed by it, up to and
-    /// including CopyDone or CopyFail.
-    fn enter_copy_in(&mut self, mut dropped: impl FnMut(Owed, Fate)) {
+    /// including CopyDone or CopyFail. False: something stands there that would have ended the
+    /// session, but the server has not been sent it.
+    fn enter_copy_in(&mut self, mut dropped: impl FnMut(Owed, Fate)) -> bool {
         self.copy_in = true;
         while self.owed.len() > 1 {
             let Some(owed) = self.owed.remove(1) else { break };
             self.uncount(owed);
             self.ignored += usize::from(owed.behind_data);
             dropped(owed, Fate::Skipped);
+            if matches!(owed.expects, Expects::LocalParse | Expects::LocalClose) {
+                return false;
+            }
             if owed.expects != Expects::Sync {
                 self.copy_in = false;
-                return;
+                return true;
             }
         }
         // A Sync that was swallowed by the COPY no longer ends the group.
         if matches!(self.owed.front(), Some(o) if o.expects == Expects::Execute) {
             self.unsynced = true;
         }
+        true
+    }
+
+    /// Whether a ReadyForQuery can be the end of the oldest answer: not of one to a Query of which
+    /// nothing else has come.
+    fn head_may_end(&self) -> bool {
+        self.owed.front().is_some_and(|owed| match owed.expects {
+            Expects::Query | Expects::FunctionCall => self.is_begun,
+            expects => expects.ends_group(),
+        })
     }
 
     fn take_front(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
+        self.is_begun = false;
         self.uncount(owed);
         Some(owed)
     }

@@ -130,11 +130,13 @@ async fn make_free(server: &mut Server, plan: &CleanUp) -> Result<(), CleanUpErr
     if server.is_free() { Ok(()) } else { Err(CleanUpError::NotIdle(server.tx)) }
 }
 
-/// Forgets of a server what a reset query has taken from it.
+/// Forgets the settings that a reset query has taken from a server. Of its statements the server's
+/// answers tell.
 pub fn forget_what_was_reset(server: &mut Server, reset_query: &str) {
-    let query = reset_query.trim().trim_end_matches(';').trim();
-    if query.eq_ignore_ascii_case("DISCARD ALL") {
-        server.statements.clear();
+    let words: Vec<String> =
+        reset_query.split([' ', '\t', '\r', '\n', ';']).map(str::to_ascii_lowercase).collect();
+    let has = |command: &str| words.windows(2).any(|pair| pair == [command, "all"]);
+    if has("reset") || has("discard") {
         server.settings = Arc::default();
     }
 }
@@ -166,6 +168,10 @@ async fn end_requests(server: &mut Server, cancel: Option<&CleanUp>) -> Result<(
         }
         if server.ledger.is_settled() {
             return Ok(());
+        }
+        if server.ledger.wants_question() {
+            query(server, "").await?;
+            continue;
         }
         match cancel {
             None => read_while_owed(server, 0).await?,
@@ -205,6 +211,7 @@ async fn read_while_owed(server: &mut Server, owed_max: usize) -> Result<(), Ser
         && !server.ledger.is_settled()
         && !server.ledger.needs_sync()
         && !server.ledger.in_copy_in()
+        && !server.ledger.wants_question()
     {
         read_replies(server).await?;
     }

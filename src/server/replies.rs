@@ -226,15 +226,19 @@ fn account(
             server.tx = decode::ready_for_query(body)?;
             server.saw_block |= server.tx != TransactionStatus::Idle;
         }
-        b'C' if shown => match decode::command_complete(body) {
+        b'C' => match decode::command_complete(body) {
             Ok(b"DISCARD ALL") => {
                 server.statements.clear();
                 server.settings = std::sync::Arc::default();
-                observer.all_discarded(true);
+                if shown {
+                    observer.all_discarded(true);
+                }
             }
             Ok(b"DEALLOCATE ALL") => {
                 server.statements.clear();
-                observer.all_discarded(false);
+                if shown {
+                    observer.all_discarded(false);
+                }
             }
             _ => {}
         },

@@ -20,11 +20,15 @@ const DESCRIPTIVE: [&str; 6] = [
     "session_authorization",
 ];
 
+/// The setting that changes no text's meaning, and that nearly every client has of its own.
+const NO_READING: &str = "application_name";
+
 /// A set of session settings, sorted by name. Immutable and shared.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     entries: Vec<Setting>,
     fingerprint: u64,
+    reading: u64,
 }
 
 /// One setting: its name in lower case, and its value as bytes in the client's encoding.
@@ -56,7 +60,14 @@ impl Settings {
     fn from_entries(mut entries: Vec<Setting>) -> Arc<Self> {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let fingerprint = fingerprint(&entries);
-        Arc::new(Self { entries, fingerprint })
+        let reading = match entries.iter().any(|e| &*e.name == NO_READING) {
+            true => {
+                let others = entries.iter().filter(|e| &*e.name != NO_READING);
+                self::fingerprint(&others.cloned().collect::<Vec<_>>())
+            }
+            false => fingerprint,
+        };
+        Arc::new(Self { entries, fingerprint, reading })
     }
 
     /// A hash of the whole; 0 means that nothing is set. Equal settings have equal fingerprints;
@@ -64,6 +75,13 @@ impl Settings {
     #[must_use]
     pub const fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// A hash of what may change the meaning of a text: a literal is read when it is parsed, under
+    /// the time zone, date style and encoding of that moment.
+    #[must_use]
+    pub const fn reading(&self) -> u64 {
+        self.reading
     }
 
     /// Whether nothing is set.

@@ -1,6 +1,7 @@
 //! Prepared statements: one store of texts for all clients, and what each server knows of them.
 //!
-//! A statement is its text and its parameter types. Clients that prepare the same one share it,
+//! A statement is its text, its parameter types and the settings under which they are read.
+//! Clients that prepare the same one share it,
 //! whatever they call it; servers know it by a name made from its number. The store keeps nothing
 //! alive: a statement lives as long as a client or a server holds it, and its bytes are counted.
 //!
@@ -25,6 +26,10 @@ pub struct Statement {
     query: Box<[u8]>,
     /// The parameter types' OIDs, as in the message.
     parameter_types: Box<[u8]>,
+    /// The settings under which the text is read: see [`Settings::reading`].
+    ///
+    /// [`Settings::reading`]: super::settings::Settings::reading
+    reading: u64,
     may_forget: bool,
     /// The client's name that running it frees: it is a DEALLOCATE of a statement which servers do
     /// not know by that name. Its text takes away [`Statement::stand_in`] instead.
@@ -79,12 +84,21 @@ impl Statement {
         format!("{SERVER_NAME_PREFIX}{}_gone", self.id)
     }
 
+    /// Whether a server that parses it now, for a client with these settings, takes it as it is
+    /// meant.
+    #[must_use]
+    pub fn is_read_under(&self, reading: u64) -> bool {
+        self.reading == reading || self.query.is_empty() || self.releases.is_some()
+    }
+
     fn bytes(&self) -> usize {
         size_of::<Self>() + self.query.len() + self.parameter_types.len()
     }
 
-    fn is(&self, query: &[u8], parameter_types: &[u8]) -> bool {
-        *self.query == *query && *self.parameter_types == *parameter_types
+    fn is(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> bool {
+        self.reading == reading
+            && *self.query == *query
+            && *self.parameter_types == *parameter_types
     }
 }
 
@@ -123,7 +137,7 @@ impl Default for StatementStore {
     fn default() -> Self {
         let bytes_alive = Arc::<AtomicUsize>::default();
         // From 1: a slot of 0 means no statement.
-        let empty = new_statement(1, b"", b"", &bytes_alive);
+        let empty = new_statement(1, b"", b"", 0, &bytes_alive);
         Self {
             table: Mutex::default(),
             next_id: AtomicU64::new(2),
@@ -141,15 +155,16 @@ struct Table {
 }
 
 impl StatementStore {
-    /// The statement of this text and these parameter types, shared with all who have it already.
-    pub fn intern(&self, query: &[u8], parameter_types: &[u8]) -> Arc<Statement> {
-        let hash = self.hash(query, parameter_types);
+    /// The statement of this text and these parameter types, shared with all who have it already under
+    /// the same settings.
+    pub fn intern(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> Arc<Statement> {
+        let hash = self.hash(query, parameter_types, reading);
         let mut table = self.table.lock();
         let bucket = table.by_hash.entry(hash).or_default();
-        if let Some(known) = find_in(bucket, query, parameter_types) {
+        if let Some(known) = find_in(bucket, query, parameter_types, reading) {
             return known;
         }
-        let statement = Arc::new(self.make(query, parameter_types));
+        let statement = Arc::new(self.make(query, parameter_types, reading));
         bucket.retain(|s| s.strong_count() > 0);
         bucket.push(Arc::downgrade(&statement));
         table.sweep_if_due();
@@ -157,10 +172,15 @@ impl StatementStore {
     }
 
     /// The statement of this text and these parameter types, if anybody has it.
-    pub fn find(&self, query: &[u8], parameter_types: &[u8]) -> Option<Arc<Statement>> {
-        let hash = self.hash(query, parameter_types);
+    pub fn find(
+        &self,
+        query: &[u8],
+        parameter_types: &[u8],
+        reading: u64,
+    ) -> Option<Arc<Statement>> {
+        let hash = self.hash(query, parameter_types, reading);
         let table = self.table.lock();
-        find_in(table.by_hash.get(&hash)?, query, parameter_types)
+        find_in(table.by_hash.get(&hash)?, query, parameter_types, reading)
     }
 
     /// A client's unnamed statement. Short texts that come again and again are shared by `recent`.
@@ -169,23 +189,25 @@ impl StatementStore {
         recent: &RecentStatements,
         query: &[u8],
         parameter_types: &[u8],
+        reading: u64,
     ) -> Arc<Statement> {
         if query.len() + parameter_types.len() > RECENT_BYTES_MAX {
-            return Arc::new(self.make(query, parameter_types));
+            return Arc::new(self.make(query, parameter_types, reading));
         }
-        let hash = self.hash(query, parameter_types);
+        let hash = self.hash(query, parameter_types, reading);
         let mut known = recent.0.lock();
-        if let Some(statement) = known.get(&hash).filter(|s| s.is(query, parameter_types)) {
+        if let Some(statement) = known.get(&hash).filter(|s| s.is(query, parameter_types, reading))
+        {
             return statement.clone();
         }
-        let statement = Arc::new(self.make(query, parameter_types));
+        let statement = Arc::new(self.make(query, parameter_types, reading));
         known.put(hash, statement.clone());
         statement
     }
 
     /// A client's unnamed statement whose text is too long to be kept.
     pub fn unkept(&self) -> Arc<Statement> {
-        let mut statement = self.make(b"", b"");
+        let mut statement = self.make(b"", b"", 0);
         (statement.may_forget, statement.is_kept) = (true, false);
         Arc::new(statement)
     }
@@ -197,7 +219,7 @@ impl StatementStore {
 
     /// A client's DEALLOCATE of the name `released`, which is one of its own.
     pub fn deallocating(&self, released: &[u8], parameter_types: &[u8]) -> Arc<Statement> {
-        let mut statement = self.make(b"", parameter_types);
+        let mut statement = self.make(b"", parameter_types, 0);
         let text = format!("DEALLOCATE {}", statement.stand_in());
         self.bytes_alive.fetch_add(text.len(), Ordering::Relaxed);
         statement.query = text.into_bytes().into();
@@ -212,16 +234,17 @@ impl StatementStore {
         self.bytes_alive.load(Ordering::Relaxed)
     }
 
-    fn make(&self, query: &[u8], parameter_types: &[u8]) -> Statement {
+    fn make(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> Statement {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        new_statement(id, query, parameter_types, &self.bytes_alive)
+        new_statement(id, query, parameter_types, reading, &self.bytes_alive)
     }
 
-    fn hash(&self, query: &[u8], parameter_types: &[u8]) -> u64 {
+    fn hash(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write_usize(query.len());
         hasher.write(query);
         hasher.write(parameter_types);
+        hasher.write_u64(reading);
         hasher.finish()
     }
 
@@ -242,12 +265,14 @@ fn new_statement(
     id: u64,
     query: &[u8],
     parameter_types: &[u8],
+    reading: u64,
     bytes_alive: &Arc<AtomicUsize>,
 ) -> Statement {
     let statement = Statement {
         id,
         query: query.into(),
         parameter_types: parameter_types.into(),
+        reading,
         may_forget: sql::may_forget_statements(query),
         releases: None,
         is_kept: true,
@@ -261,8 +286,9 @@ fn find_in(
     bucket: &[Weak<Statement>],
     query: &[u8],
     parameter_types: &[u8],
+    reading: u64,
 ) -> Option<Arc<Statement>> {
-    bucket.iter().filter_map(Weak::upgrade).find(|s| s.is(query, parameter_types))
+    bucket.iter().filter_map(Weak::upgrade).find(|s| s.is(query, parameter_types, reading))
 }
 
 impl Table {
@@ -498,9 +524,9 @@ mod tests {
     #[test]
     fn equal_statements_are_one() {
         let store = StatementStore::default();
-        let a = store.intern(b"select 1", &[0, 0]);
-        let b = store.intern(b"select 1", &[0, 0]);
-        let other_types = store.intern(b"select 1", &[0, 1, 0, 0, 0, 23]);
+        let a = store.intern(b"select 1", &[0, 0], 0);
+        let b = store.intern(b"select 1", &[0, 0], 0);
+        let other_types = store.intern(b"select 1", &[0, 1, 0, 0, 0, 23], 0);
         assert!(Arc::ptr_eq(&a, &b));
         assert_ne!(a.id(), other_types.id());
     }
@@ -509,24 +535,24 @@ mod tests {
     fn the_store_keeps_nothing_alive_and_stays_small() {
         let store = StatementStore::default();
         let at_first = store.bytes_alive();
-        let kept = store.intern(b"kept", &[0, 0]);
+        let kept = store.intern(b"kept", &[0, 0], 0);
         for i in 0..10_000_u32 {
-            store.intern(format!("select {i}").as_bytes(), &[0, 0]);
+            store.intern(format!("select {i}").as_bytes(), &[0, 0], 0);
         }
         assert!(store.len() <= 2 * SWEEP_ENTRIES_MIN, "{}", store.len());
-        assert!(Arc::ptr_eq(&kept, &store.intern(b"kept", &[0, 0])));
+        assert!(Arc::ptr_eq(&kept, &store.intern(b"kept", &[0, 0], 0)));
         assert_eq!(store.bytes_alive(), at_first + kept.bytes());
     }
 
     #[test]
     fn unnamed_texts_that_come_again_are_shared_and_long_ones_are_not_remembered() {
         let (store, recent) = (StatementStore::default(), RecentStatements::default());
-        let one = store.unnamed(&recent, b"select 1", &[0, 0]);
-        assert!(Arc::ptr_eq(&one, &store.unnamed(&recent, b"select 1", &[0, 0])));
-        assert_ne!(one.id(), store.unnamed(&recent, b"select 1", &[0, 1]).id());
+        let one = store.unnamed(&recent, b"select 1", &[0, 0], 0);
+        assert!(Arc::ptr_eq(&one, &store.unnamed(&recent, b"select 1", &[0, 0], 0)));
+        assert_ne!(one.id(), store.unnamed(&recent, b"select 1", &[0, 1], 0).id());
         let long = vec![b'x'; RECENT_BYTES_MAX + 1];
         let bytes = store.bytes_alive();
-        assert_eq!(store.unnamed(&recent, &long, &[]).query(), long);
+        assert_eq!(store.unnamed(&recent, &long, &[], 0).query(), long);
         assert_eq!(store.bytes_alive(), bytes);
         assert!(one.is_kept() && !store.unkept().is_kept());
     }
@@ -535,7 +561,7 @@ mod tests {
 
     fn three() -> [Arc<Statement>; 3] {
         let store = StatementStore::default();
-        [b"a", b"b", b"c"].map(|q| store.intern(q, b""))
+        [b"a", b"b", b"c"].map(|q| store.intern(q, b"", 0))
     }
 
     #[test]

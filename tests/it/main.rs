@@ -17,6 +17,7 @@ mod pgbench;
 mod process;
 mod readme;
 mod replication;
+mod review;
 mod servers;
 mod stage;
 mod streams;

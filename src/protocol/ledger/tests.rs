@@ -273,3 +273,38 @@ fn a_sync_among_the_data_of_a_copy_that_succeeds_is_ignored() {
     receive_all(&mut ledger, b"Z");
     assert!(ledger.is_settled());
 }
+
+#[test]
+fn a_doubtful_ready_for_query_is_no_answer_to_a_query_of_which_nothing_has_come() {
+    for audience in [Audience::Client, Audience::Pooler] {
+        let mut ledger = Ledger { doubt: 1, ..Ledger::default() };
+        ledger.push(Owed { audience, ..client(Expects::Query) });
+        let reply = receive(&mut ledger, b'Z').unwrap();
+        assert_eq!((reply.audience, reply.completed), (Audience::Client, None));
+        receive_all(&mut ledger, b"I");
+        assert_eq!(receive(&mut ledger, b'Z').unwrap().audience, audience);
+        assert!(ledger.is_settled());
+    }
+}
+
+#[test]
+fn a_query_ends_what_stands_before_it_without_a_sync_but_not_what_stands_behind() {
+    let mut ledger = Ledger::default();
+    ledger.push(client(Expects::Execute));
+    ledger.push(client(Expects::Query));
+    receive_all(&mut ledger, b"CCZ");
+    assert!(ledger.is_settled());
+    ledger.push(client(Expects::Query));
+    ledger.push(client(Expects::Execute));
+    receive_all(&mut ledger, b"CZC");
+    assert!(ledger.is_empty() && !ledger.is_settled());
+}
+
+#[test]
+fn a_copy_meets_nothing_that_the_server_was_not_sent() {
+    let mut ledger = Ledger::default();
+    ledger.push(client(Expects::Execute));
+    ledger.push(client(Expects::LocalClose));
+    ledger.push(client(Expects::Sync));
+    assert!(receive(&mut ledger, b'G').is_err());
+}

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Ways, receive_ready};
+use super::{FURNITURE, Ways, assert_same, comparable, receive_ready};
+use crate::support::pgbaton::{Config, Pgbaton};
+use crate::support::postgres::{Postgres, SUPERUSER};
 use crate::support::wire::{
-    self, Message, Wire, WireError, bind, close, describe, execute, flush, message, parse, query,
-    sync,
+    self, Login, Message, Wire, WireError, bind, close, describe, execute, flush, message, parse,
+    query, sync,
 };
 
 /// In the suite; PGBATON_RANDOM_SCRIPTS asks for more.
@@ -177,5 +179,76 @@ fn f10_random_scripts_in_random_pieces() {
             }
             receive_all(wire)
         });
+    }
+}
+
+/// What only a client that shares its servers with others can get wrong.
+fn script_among_others(seed: u64, who: usize) -> Vec<Vec<u8>> {
+    let mut rng = Rng::with_seed(seed);
+    let own = format!("select 'client {who}'");
+    let zone = ["UTC", "Asia/Tokyo", "Europe/Paris"][who % 3];
+    let mut messages = Vec::new();
+    for _ in 0..rng.usize(3..MESSAGES_MAX) {
+        messages.push(match rng.u8(..12) {
+            0 => [close(b'S', "a"), parse("a", &own), sync()].concat(),
+            1 => [bind("", "a", &[]), execute("", 0), sync()].concat(),
+            2 => [parse("", &own), sync()].concat(),
+            3 => [bind("", "", &[]), execute("", 0), sync()].concat(),
+            4 => query(&format!("set timezone to '{zone}'")),
+            5 => query("show timezone"),
+            6 => query(&own),
+            _ => random_message(&mut rng),
+        });
+    }
+    messages.push(epilogue());
+    messages
+}
+
+#[test]
+fn several_clients_on_few_servers_are_answered_as_if_alone() {
+    const CLIENTS: usize = 4;
+    let postgres = Postgres::shared();
+    for (servers, statements) in [(1, 1), (2, 2), (2, 200)] {
+        let database = postgres.create_database();
+        postgres.sql(&database, FURNITURE);
+        let config = Config::new()
+            .set("default_pool_size", &servers.to_string())
+            .set("max_prepared_statements", &statements.to_string())
+            .database(&database, postgres, "");
+        let pgbaton = Pgbaton::start(&config);
+        let login = Login::new(SUPERUSER, &database, "");
+        for round in 0..script_count() / 15 {
+            let seeds = (0..CLIENTS).map(|who| 2_000_000 + round * 10 + who as u64);
+            let scripts: Vec<_> =
+                seeds.enumerate().map(|(who, seed)| script_among_others(seed, who)).collect();
+            let talk = |address, script: &[Vec<u8>], cut: bool| {
+                let mut wire = Wire::login(address, &login);
+                let mut rng = Rng::with_seed(round);
+                for message in script {
+                    wire.send(message);
+                    if cut && rng.u8(..3) == 0 {
+                        std::thread::sleep(Duration::from_micros(rng.u64(..1500)));
+                    }
+                }
+                let reply = receive_all(&mut wire);
+                let reply = reply.unwrap_or_else(|e| panic!("{e:?} {}", shown(script)));
+                reply.into_iter().map(comparable).collect::<Vec<_>>()
+            };
+            let expected: Vec<_> =
+                scripts.iter().map(|s| talk(postgres.address(), s, false)).collect();
+            let got: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = scripts
+                    .iter()
+                    .map(|s| scope.spawn(|| talk(pgbaton.address(), s, true)))
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            for (who, (expected, got)) in expected.iter().zip(&got).enumerate() {
+                let context = format!("round {round}, client {who}: {}", shown(&scripts[who]));
+                assert_same("transaction", expected, got, &context);
+            }
+        }
+        assert!(!pgbaton.log().contains("panicked"));
+        assert!(postgres.connections(&database) <= servers + 1);
     }
 }
