@@ -98,6 +98,10 @@ fn plan(
                 let taken = names
                     .is_some_and(|n| !matches!(n.find(&name, NO_GROUP), Found::Nothing))
                     || steps.iter().any(|step| step.concerns(&name));
+                // Beyond the memory for names a server has to refuse it.
+                if store.name_bytes_alive() > pool.settings.load().statement_bytes_max {
+                    return None;
+                }
                 let statement = store.find(parse.query, parse.parameter_types, reading)?;
                 if parse.name.is_empty() || taken || !pool.has_parsed(statement.id()) {
                     return None;

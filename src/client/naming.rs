@@ -67,7 +67,14 @@ impl Requests<'_> {
             Naming::Untouched => return false,
             Naming::Virtual { bytes_max, .. } => bytes_max,
         };
-        self.store.bytes_alive() > bytes_max
+        self.store.bytes_alive() > bytes_max || self.store.name_bytes_alive() > bytes_max
+    }
+
+    fn has_too_many_names(&self) -> bool {
+        match self.naming {
+            Naming::Untouched => false,
+            Naming::Virtual { bytes_max, .. } => self.store.name_bytes_alive() > bytes_max,
+        }
     }
 
     /// Whether there is no memory for one more text, even after this server has given up what only
@@ -217,7 +224,10 @@ impl Requests<'_> {
             Found::Nothing => {}
         }
         let types = parse.parameter_types;
-        if self.is_full(server) && self.store.find(parse.query, types, self.reading).is_none() {
+        if self.is_full(server)
+            && (self.has_too_many_names()
+                || self.store.find(parse.query, types, self.reading).is_none())
+        {
             let text = "too many prepared statements (max_prepared_statement_bytes)";
             refuse(server, splice, seen, ErrorMessage::error(SqlState::OUT_OF_MEMORY, text))?;
             return Ok(Entered::Done);

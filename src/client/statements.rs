@@ -16,7 +16,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::protocol::ledger::Fate;
-use crate::server::Statement;
+use crate::server::{NameCharge, Statement};
 
 /// PostgreSQL's names end after this many bytes (NAMEDATALEN).
 const NAME_BYTES_MAX: usize = 63;
@@ -24,7 +24,7 @@ const NAME_BYTES_MAX: usize = 63;
 /// A client's names. Made with its first Parse.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
-    by_name: HashMap<Name, Arc<Statement>, foldhash::quality::RandomState>,
+    by_name: HashMap<Name, Named, foldhash::quality::RandomState>,
     unnamed: Option<Arc<Statement>>,
     /// Oldest first.
     pending: VecDeque<Pending>,
@@ -37,6 +37,14 @@ pub struct ClientStatements {
 
 /// The part of a name that counts; also a portal's.
 pub type Name = Box<[u8]>;
+
+/// What a name stands for.
+#[derive(Debug)]
+struct Named {
+    statement: Arc<Statement>,
+    /// Counted as long as the name is taken.
+    _charge: NameCharge,
+}
 
 #[derive(Debug)]
 struct Pending {
@@ -111,7 +119,10 @@ impl ClientStatements {
                 None => Found::Nothing,
             };
         }
-        let settled = if name.is_empty() { self.unnamed.as_ref() } else { self.by_name.get(name) };
+        let settled = match name {
+            [] => self.unnamed.as_ref(),
+            name => self.by_name.get(name).map(|named| &named.statement),
+        };
         settled.map_or(Found::Nothing, Found::Statement)
     }
 
@@ -174,7 +185,7 @@ impl ClientStatements {
     /// The name with this hash for the statement of this number.
     pub fn name_of(&self, id: u64, hash: u32) -> Option<&[u8]> {
         let mut names = self.by_name.iter().filter(|(name, _)| name_hash(name) == hash);
-        let exact = names.clone().find(|(_, statement)| statement.id() == id);
+        let exact = names.clone().find(|(_, named)| named.statement.id() == id);
         // The server may have the text as it is read under the client's present settings.
         exact.or_else(|| names.next()).map(|(name, _)| &**name)
     }
@@ -188,7 +199,8 @@ impl ClientStatements {
         if name.is_empty() {
             self.unnamed = Some(statement);
         } else {
-            self.by_name.insert(name, statement);
+            let _charge = statement.charge_name(name.len());
+            self.by_name.insert(name, Named { statement, _charge });
         }
     }
 

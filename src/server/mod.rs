@@ -26,8 +26,8 @@ pub use pauses::{Pause, Resumed, Scope};
 pub use pools::TimeLimits;
 pub use settings::{Settings, is_tracked};
 pub use statements::{
-    Presence, RecentStatements, SERVER_NAME_PREFIX, ServerStatements, Statement, StatementStore,
-    server_name,
+    NameCharge, Presence, RecentStatements, SERVER_NAME_PREFIX, ServerStatements, Statement,
+    StatementStore, server_name,
 };
 
 /// A server on loan from its pool.

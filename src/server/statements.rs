@@ -37,7 +37,7 @@ pub struct Statement {
     /// False if the text was too long to be kept: only the server that has it can run it.
     is_kept: bool,
     /// Bytes of all statements alive; this one's are given back when it is dropped.
-    bytes_alive: Arc<AtomicUsize>,
+    alive: Arc<Alive>,
 }
 
 impl Statement {
@@ -102,9 +102,42 @@ impl Statement {
     }
 }
 
+/// Bytes in use.
+#[derive(Debug, Default)]
+struct Alive {
+    texts: AtomicUsize,
+    names: AtomicUsize,
+}
+
+/// What a client's name for a statement takes, counted as long as this lives.
+#[derive(Debug)]
+pub struct NameCharge {
+    alive: Arc<Alive>,
+    bytes: usize,
+}
+
+/// What a name takes beside its bytes: its place in a table.
+const NAME_OVERHEAD_BYTES: usize = 64;
+
+impl Statement {
+    /// Counts a name of this length.
+    #[must_use]
+    pub fn charge_name(&self, len: usize) -> NameCharge {
+        let bytes = len + NAME_OVERHEAD_BYTES;
+        self.alive.names.fetch_add(bytes, Ordering::Relaxed);
+        NameCharge { alive: self.alive.clone(), bytes }
+    }
+}
+
+impl Drop for NameCharge {
+    fn drop(&mut self) {
+        self.alive.names.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Statement {
     fn drop(&mut self) {
-        self.bytes_alive.fetch_sub(self.bytes(), Ordering::Relaxed);
+        self.alive.texts.fetch_sub(self.bytes(), Ordering::Relaxed);
     }
 }
 
@@ -128,21 +161,21 @@ pub struct StatementStore {
     next_id: AtomicU64,
     hasher: foldhash::quality::RandomState,
     /// Bytes of all statements alive, named and unnamed.
-    bytes_alive: Arc<AtomicUsize>,
+    alive: Arc<Alive>,
     /// The statement of no text, which every server can be given in any state of a transaction.
     empty: Arc<Statement>,
 }
 
 impl Default for StatementStore {
     fn default() -> Self {
-        let bytes_alive = Arc::<AtomicUsize>::default();
+        let alive = Arc::<Alive>::default();
         // From 1: a slot of 0 means no statement.
-        let empty = new_statement(1, b"", b"", 0, &bytes_alive);
+        let empty = new_statement(1, b"", b"", 0, &alive);
         Self {
             table: Mutex::default(),
             next_id: AtomicU64::new(2),
             hasher: foldhash::quality::RandomState::default(),
-            bytes_alive,
+            alive,
             empty: Arc::new(empty),
         }
     }
@@ -221,22 +254,28 @@ impl StatementStore {
     pub fn deallocating(&self, released: &[u8], parameter_types: &[u8]) -> Arc<Statement> {
         let mut statement = self.make(b"", parameter_types, 0);
         let text = format!("DEALLOCATE {}", statement.stand_in());
-        self.bytes_alive.fetch_add(text.len(), Ordering::Relaxed);
+        self.alive.texts.fetch_add(text.len(), Ordering::Relaxed);
         statement.query = text.into_bytes().into();
         statement.may_forget = true;
         statement.releases = Some(released.into());
         Arc::new(statement)
     }
 
+    /// Bytes of all clients' names for statements.
+    #[must_use]
+    pub fn name_bytes_alive(&self) -> usize {
+        self.alive.names.load(Ordering::Relaxed)
+    }
+
     /// Bytes of all statements that clients or servers hold.
     #[must_use]
     pub fn bytes_alive(&self) -> usize {
-        self.bytes_alive.load(Ordering::Relaxed)
+        self.alive.texts.load(Ordering::Relaxed)
     }
 
     fn make(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> Statement {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        new_statement(id, query, parameter_types, reading, &self.bytes_alive)
+        new_statement(id, query, parameter_types, reading, &self.alive)
     }
 
     fn hash(&self, query: &[u8], parameter_types: &[u8], reading: u64) -> u64 {
@@ -266,7 +305,7 @@ fn new_statement(
     query: &[u8],
     parameter_types: &[u8],
     reading: u64,
-    bytes_alive: &Arc<AtomicUsize>,
+    alive: &Arc<Alive>,
 ) -> Statement {
     let statement = Statement {
         id,
@@ -276,9 +315,9 @@ fn new_statement(
         may_forget: sql::may_forget_statements(query),
         releases: None,
         is_kept: true,
-        bytes_alive: bytes_alive.clone(),
+        alive: alive.clone(),
     };
-    bytes_alive.fetch_add(statement.bytes(), Ordering::Relaxed);
+    alive.texts.fetch_add(statement.bytes(), Ordering::Relaxed);
     statement
 }
 

@@ -378,6 +378,25 @@ fn a_close_behind_a_copy_ends_the_session_as_it_does_with_postgres() {
     }
 }
 
+// Names are counted like texts.
+
+#[test]
+fn the_memory_of_names_has_a_bound() {
+    let stage = Stage::with(1, |config| config.set("max_prepared_statement_bytes", "1048576"));
+    let mut client = stage.client();
+    client.send(&[parse("first", "select 1"), sync()].concat());
+    assert_eq!(tags(&mut client), "1Z");
+    let before = stage.pgbaton.rss_bytes();
+    let mut refused = false;
+    for round in 0..400 {
+        let names = (0..1000).flat_map(|n| parse(&format!("{round:0>30}_{n:0>20}"), "select 1"));
+        client.send(&[names.collect(), sync()].concat());
+        refused |= tags(&mut client).contains('E');
+    }
+    let more = stage.pgbaton.rss_bytes() - before;
+    assert!(refused || more < 20_000_000, "{more} bytes more for 400000 names");
+}
+
 // query_timeout is about a request, not about a pipeline.
 
 #[test]
