@@ -43,6 +43,9 @@ impl Default for CancelHold {
 #[derive(Debug, Default)]
 struct HoldState {
     in_flight: usize,
+    /// Requests that were sent and of which it is not known that they were dealt with. Given up,
+    /// one may still arrive, at any time.
+    undecided: usize,
     waiting: Option<Waker>,
 }
 
@@ -73,11 +76,13 @@ impl CancelInFlight {
             let mut request = Vec::new();
             encode::cancel_request(&mut request, self.0.backend_pid, &self.0.secret)
                 .map_err(io::Error::other)?;
+            self.0.cancels.state.lock().undecided += 1;
             transport.write_all(&request).await?;
             // The end of the stream is the only answer there is.
             while transport.read_some(&mut request).await? > 0 {
                 request.clear();
             }
+            self.0.cancels.state.lock().undecided -= 1;
             Ok(())
         };
         tokio::time::timeout(deadline, exchange).await?
@@ -102,6 +107,13 @@ impl CancelHold {
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.state.lock().in_flight == 0
+    }
+
+    /// Whether a cancel that was given up may still arrive: the server must go to nobody else.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let state = self.state.lock();
+        state.in_flight == 0 && state.undecided > 0
     }
 
     /// Ready when no cancel is on its way. One waiter at a time: the server's owner.

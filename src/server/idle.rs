@@ -55,6 +55,10 @@ fn look(worker: usize, pool: &ServerPool) {
 
 /// Gives a free server back to its pool, watched.
 pub fn park(mut lease: ServerLease, worker: usize) {
+    if lease.shared.cancels.is_in_doubt() {
+        lease.discard();
+        return;
+    }
     if !lease.arm_watch() {
         // Readable, or not known yet: a look costs one read, at most.
         let mut cx = Context::from_waker(Waker::noop());

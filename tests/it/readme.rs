@@ -38,7 +38,8 @@ fn the_configuration_shown_starts_whoever_we_are() {
     let shown = blocks("toml");
     let text = shown.iter().find(|text| text.contains("[general]")).expect("one of them is whole");
     let pgbaton = Pgbaton::start_text(text, &config, &environment);
-    assert!(pgbaton.log().contains("pgbaton is ready"), "{}", pgbaton.log());
+    // The socket is open a moment before the line is written.
+    pgbaton.wait_for_log("pgbaton is ready");
 }
 
 #[test]
