@@ -152,14 +152,15 @@ public class Jdbc {
         }
     }
 
-    // Waits, on a connection of its own, until a server runs a query that contains `text`.
-    static void waitUntilRuns(String text) throws Exception {
+    // Waits, on a connection of its own, until a query that contains `text` sleeps. A query is active from its
+    // Parse on, and a cancel that comes between that and Execute is lost, as it should be.
+    static void waitUntilSleeps(String text) throws Exception {
         String sql = "select count(*) from pg_stat_activity where datname = current_database()"
-            + " and state = 'active' and pid <> pg_backend_pid() and query like ?";
+            + " and wait_event = 'PgSleep' and query like ?";
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(PATIENCE_SECONDS);
         try (Connection watcher = connect()) {
             while ((Long) one(watcher, sql, "%" + text + "%") == 0) {
-                check(System.nanoTime() < deadline, text + " does not run");
+                check(System.nanoTime() < deadline, text + " does not sleep");
                 Thread.sleep(20);
             }
         }
@@ -599,7 +600,7 @@ public class Jdbc {
             try (PreparedStatement statement = prepare(main, "select pg_sleep(?), 'cancelled'", 600)) {
                 ExecutorService thread = Executors.newSingleThreadExecutor();
                 Future<String> outcome = thread.submit(() -> fails(() -> rows(statement.executeQuery())));
-                waitUntilRuns("'cancelled'");
+                waitUntilSleeps("'cancelled'");
                 statement.cancel();
                 said.add(outcome.get());
                 thread.shutdown();

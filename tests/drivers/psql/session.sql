@@ -205,8 +205,8 @@ select current_setting('application_name');
 select current_setting('application_name');
 
 \echo == timeout
-set statement_timeout = '50ms' \; select pg_sleep(600);
-begin; set local statement_timeout = '50ms'; select pg_sleep(600); commit;
+set statement_timeout = '300ms' \; select pg_sleep(600);
+begin; set local statement_timeout = '300ms'; select pg_sleep(600); commit;
 select 42;
 
 \echo == done
