@@ -614,7 +614,8 @@ public class Jdbc {
         main.commit();
         main.setAutoCommit(true);
         try (Statement statement = main.createStatement()) {
-            statement.setQueryTimeout(1);
+            // Long enough for the query to sleep when its time is up.
+            statement.setQueryTimeout(2);
             said.add(fails(() -> rows(statement.executeQuery("select pg_sleep(600)"))));
             said.add(rows(statement.executeQuery("select 43")));
         }
@@ -848,5 +849,7 @@ public class Jdbc {
         }
         main.close();
         System.out.println("== done");
+        // Threads of a step that failed must not keep this process.
+        System.exit(0);
     }
 }

@@ -197,6 +197,14 @@ select :VERSION_NUM >= 160000 as is_new \gset
 \echo this psql has no bind
 \endif
 
+\echo == pipeline
+select :VERSION_NUM >= 180000 as is_new \gset
+\if :is_new
+\ir pipeline.sql
+\else
+\echo this psql has no pipelines
+\endif
+
 \echo == connect
 \c
 select current_setting('application_name');

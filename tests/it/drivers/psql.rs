@@ -16,7 +16,7 @@ use crate::support::postgres::SUPERUSER;
 
 const STEPS: &str = "set_up describe list query gdesc gset gexec crosstabview errors transactions \
     on_error_rollback autocommit_off copy large_objects fetch_count cursors statements_of_sql \
-    settings bind connect timeout";
+    settings bind pipeline connect timeout";
 /// psql processes at a time.
 const MEMBERS: usize = 5;
 /// libpq's own defaults, apart from what it would try first and cannot have here.
