@@ -152,14 +152,15 @@ public class Jdbc {
         }
     }
 
-    // Waits, on a connection of its own, until a server runs a query that contains `text`.
-    static void waitUntilRuns(String text) throws Exception {
+    // Waits, on a connection of its own, until a query that contains `text` sleeps. A query is active from its
+    // Parse on, and a cancel that comes between that and Execute is lost, as it should be.
+    static void waitUntilSleeps(String text) throws Exception {
         String sql = "select count(*) from pg_stat_activity where datname = current_database()"
-            + " and state = 'active' and pid <> pg_backend_pid() and query like ?";
+            + " and wait_event = 'PgSleep' and query like ?";
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(PATIENCE_SECONDS);
         try (Connection watcher = connect()) {
             while ((Long) one(watcher, sql, "%" + text + "%") == 0) {
-                check(System.nanoTime() < deadline, text + " does not run");
+                check(System.nanoTime() < deadline, text + " does not sleep");
                 Thread.sleep(20);
             }
         }
@@ -599,7 +600,7 @@ public class Jdbc {
             try (PreparedStatement statement = prepare(main, "select pg_sleep(?), 'cancelled'", 600)) {
                 ExecutorService thread = Executors.newSingleThreadExecutor();
                 Future<String> outcome = thread.submit(() -> fails(() -> rows(statement.executeQuery())));
-                waitUntilRuns("'cancelled'");
+                waitUntilSleeps("'cancelled'");
                 statement.cancel();
                 said.add(outcome.get());
                 thread.shutdown();
@@ -613,7 +614,8 @@ public class Jdbc {
         main.commit();
         main.setAutoCommit(true);
         try (Statement statement = main.createStatement()) {
-            statement.setQueryTimeout(1);
+            // Long enough for the query to sleep when its time is up.
+            statement.setQueryTimeout(2);
             said.add(fails(() -> rows(statement.executeQuery("select pg_sleep(600)"))));
             said.add(rows(statement.executeQuery("select 43")));
         }
@@ -847,5 +849,7 @@ public class Jdbc {
         }
         main.close();
         System.out.println("== done");
+        // Threads of a step that failed must not keep this process.
+        System.exit(0);
     }
 }

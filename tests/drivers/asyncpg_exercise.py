@@ -55,11 +55,12 @@ async def fails(awaitable):
     return "no error"
 
 
-async def wait_until_runs(text):
-    """Waits, on a connection of its own, until a server runs a query that contains `text`."""
+async def wait_until_sleeps(text):
+    """Waits, on a connection of its own, until a query that contains `text` sleeps. A query is active from its
+    Parse on, and a cancel that comes between that and Execute is lost, as it should be."""
     watcher = await connect()
     sql = ("select count(*) from pg_stat_activity where datname = current_database()"
-           " and state = 'active' and pid <> pg_backend_pid() and query like $1")
+           " and wait_event = 'PgSleep' and query like $1")
     for _ in range(PATIENCE_SECONDS * 50):
         if await watcher.fetchval(sql, f"%{text}%"):
             break
@@ -318,22 +319,28 @@ async def large_values(main):
     return str([[len(row[0].encode()), len(row[1])], [(len(value), n) for value, n in rows]])
 
 
-@step
-async def timeout_and_cancel(main):
-    said = [await fails(main.fetchval("select pg_sleep(600), $1::int", 1, timeout=0.5))]
-    said.append(await main.fetchval("select 42"))
-    said.append(await fails(main.execute("select pg_sleep(600)", timeout=0.5)))
-    said.append(await main.fetchval("select 43"))
-    task = asyncio.ensure_future(main.fetchval("select pg_sleep(600), 'to be cancelled', $1::int", 1))
-    await wait_until_runs("to be cancelled")
+async def cancelled(connection, sql, *values):
+    """What comes of a query that is cancelled while it sleeps."""
+    task = asyncio.ensure_future(connection.fetchval(sql, *values) if values else connection.execute(sql))
+    await wait_until_sleeps(sql)
     task.cancel()
     try:
-        await task
+        return await task
     except asyncio.CancelledError as error:
-        said.append(repr(error))
+        return repr(error)
+
+
+@step
+async def timeout_and_cancel(main):
+    # Long enough for the query to sleep when its time is up.
+    said = [await fails(main.fetchval("select pg_sleep(600), $1::int", 1, timeout=2))]
+    said.append(await main.fetchval("select 42"))
+    said.append(await cancelled(main, "select pg_sleep(600), $1::int, 'extended'", 1))
+    said.append(await main.fetchval("select 43"))
+    said.append(await cancelled(main, "select pg_sleep(600), 'simple'"))
     said.append(await main.fetchval("select 44"))
     async with main.transaction():
-        said.append(await fails(main.fetchval("select pg_sleep(600)", timeout=0.5)))
+        said.append(await cancelled(main, "select pg_sleep(600), $1::int, 'in a transaction'", 1))
         said.append(await fails(main.fetchval("select 1")))
     said.append(await main.fetchval("select 45"))
     return str(said)
@@ -343,7 +350,7 @@ async def timeout_and_cancel(main):
 async def statement_timeout(main):
     said = []
     async with main.transaction():
-        await main.execute("set local statement_timeout = '50ms'")
+        await main.execute("set local statement_timeout = '300ms'")
         try:
             async with main.transaction():
                 await main.fetchval("select pg_sleep(600)")

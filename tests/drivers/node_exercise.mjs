@@ -67,14 +67,15 @@ async function named(client, name, text, ...values) {
   return (await client.query({ name, text, values, rowMode: "array" })).rows[0][0];
 }
 
-// Waits, on a connection of its own, until a server runs a query that contains `text`.
-async function waitUntilRuns(text) {
+// Waits, on a connection of its own, until a query that contains `text` sleeps. A query is active from its
+// Parse on, and a cancel that comes between that and Execute is lost, as it should be.
+async function waitUntilSleeps(text) {
   const watcher = await connect();
   const sql = `select count(*)::int from pg_stat_activity where datname = current_database()
-    and state = 'active' and pid <> pg_backend_pid() and query like $1`;
+    and wait_event = 'PgSleep' and query like $1`;
   const deadline = Date.now() + PATIENCE_MILLISECONDS;
   while ((await one(watcher, sql, `%${text}%`)) === 0) {
-    if (Date.now() > deadline) throw new Error(`${text} does not run`);
+    if (Date.now() > deadline) throw new Error(`${text} does not sleep`);
     await sleep(20);
   }
   await watcher.end();
@@ -109,7 +110,7 @@ const steps = {
 
   // node-postgres puts these, which the server does not report, into the startup packet.
   async timeouts_at_the_start() {
-    const client = await connect({ statement_timeout: 200, lock_timeout: 5000, options: "-c work_mem=1MB" });
+    const client = await connect({ statement_timeout: 500, lock_timeout: 5000, options: "-c work_mem=1MB" });
     const said = [];
     for (const name of ["statement_timeout", "lock_timeout", "work_mem"]) said.push(await one(client, `show ${name}`));
     said.push(await fails(one(client, "select pg_sleep(600)")));
@@ -335,14 +336,18 @@ const steps = {
         query.on("end", () => resolve("no error"));
       });
       main.query(query);
-      await waitUntilRuns(mark);
-      new pg.Client(WHERE).cancel(main, query);
+      await waitUntilSleeps(mark);
+      const canceller = new pg.Client(WHERE);
+      // PostgreSQL signals a backend twice; the second signal must not hit the next query.
+      const dealtWith = once(canceller.connection, "end");
+      canceller.cancel(main, query);
+      await dealtWith;
       said.push(await ended, await one(main, "select 42"));
     }
     await main.query("begin");
     const pid = await one(main, "select pg_backend_pid()");
     const sleeping = fails(one(main, "select pg_sleep(600), 'by another'"));
-    await waitUntilRuns("by another");
+    await waitUntilSleeps("by another");
     const other = await connect();
     said.push(await one(other, "select pg_cancel_backend($1)", pid));
     await other.end();

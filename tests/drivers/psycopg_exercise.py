@@ -66,12 +66,13 @@ def fails(connection, sql, *parameters):
     return "no error"
 
 
-def wait_until_runs(text):
-    """Waits, on a connection of its own, until a server runs a query that contains `text`."""
+def wait_until_sleeps(text):
+    """Waits, on a connection of its own, until a query that contains `text` sleeps. A query is active from its
+    Parse on, and a cancel that comes between that and Execute is lost, as it should be."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     with connect(autocommit=True) as watcher:
         sql = ("select count(*) from pg_stat_activity where datname = current_database()"
-               " and state = 'active' and pid <> pg_backend_pid() and query like %s")
+               " and wait_event = 'PgSleep' and query like %s")
         while one(watcher, sql, f"%{text}%") == 0:
             if time.monotonic() > deadline:
                 raise TimeoutError(text)
@@ -439,7 +440,7 @@ def cancel(main):
         outcome = []
         thread = threading.Thread(target=lambda: outcome.append(fails(main, f"select pg_sleep(600), '{way}'")))
         thread.start()
-        wait_until_runs(f"pg_sleep(600), '{way}'")
+        wait_until_sleeps(f"pg_sleep(600), '{way}'")
         getattr(main, way)()
         thread.join()
         said += outcome
@@ -453,7 +454,7 @@ def cancel(main):
 @step
 def statement_timeout(main):
     with main.transaction():
-        main.execute("set local statement_timeout = '50ms'")
+        main.execute("set local statement_timeout = '300ms'")
         try:
             with main.transaction():
                 main.execute("select pg_sleep(600)")

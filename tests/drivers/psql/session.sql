@@ -197,6 +197,14 @@ select :VERSION_NUM >= 160000 as is_new \gset
 \echo this psql has no bind
 \endif
 
+\echo == pipeline
+select :VERSION_NUM >= 180000 as is_new \gset
+\if :is_new
+\ir pipeline.sql
+\else
+\echo this psql has no pipelines
+\endif
+
 \echo == connect
 \c
 select current_setting('application_name');
@@ -205,8 +213,8 @@ select current_setting('application_name');
 select current_setting('application_name');
 
 \echo == timeout
-set statement_timeout = '50ms' \; select pg_sleep(600);
-begin; set local statement_timeout = '50ms'; select pg_sleep(600); commit;
+set statement_timeout = '300ms' \; select pg_sleep(600);
+begin; set local statement_timeout = '300ms'; select pg_sleep(600); commit;
 select 42;
 
 \echo == done
