@@ -13,7 +13,10 @@ use tokio::sync::oneshot;
 
 use super::command::{Command, Target};
 use super::show;
-use super::{Console, reply::Table};
+use super::{
+    Console,
+    reply::{Column, Table},
+};
 use crate::client::orders::Order;
 use crate::client::{Hub, Signal};
 use crate::config::{ConfigError, is_console_database};
@@ -66,6 +69,15 @@ impl From<Interrupted> for Failure {
             )),
             Interrupted::Gone(error) => Self::Gone(error),
         }
+    }
+}
+
+/// The columns of the table that a command brings, if it brings one.
+pub(super) fn columns(console: &Console, command: &Command) -> Option<Vec<Column>> {
+    match command {
+        Command::Show(what) => Some(show::table(&console.hub, *what).columns),
+        Command::ShowOfDriver(name, value) => Some(show::one_value(name, value).columns),
+        _ => None,
     }
 }
 

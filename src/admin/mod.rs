@@ -1,10 +1,11 @@
-//! The console: the databases `pgbaton` and `pgbouncer`, over the simple query protocol.
+//! The console: the databases `pgbaton` and `pgbouncer`.
 //!
 //! It looks at the other rooms through snapshots and never holds one of their locks while it
 //! sends. pgwire encodes what it answers; what it reads goes through our own framing first.
 
 mod command;
 mod execute;
+mod extended;
 mod reply;
 mod show;
 
@@ -13,9 +14,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::client::login::ConsoleClient;
+use crate::client::orders::Order;
 use crate::client::{ConsoleSeat, Hub};
 use crate::protocol::TransactionStatus;
-use crate::protocol::decode;
+use crate::protocol::decode::{self, Target};
 use crate::protocol::encode;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::frame;
@@ -23,6 +25,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::server::framed::{Framed, Message, ReadError};
 use command::Command;
 use execute::{Failure, Outcome, execute};
+use extended::{Portal, Prepared};
 
 /// One connection to the console.
 struct Console {
@@ -31,6 +34,8 @@ struct Console {
     seat: ConsoleSeat,
     user: String,
     is_admin: bool,
+    /// To be given when the answer has been sent: afterwards there may be nobody to be told.
+    order_to_give: Option<Order>,
 }
 
 /// Serves a console connection to its end.
@@ -39,7 +44,15 @@ pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output 
     Box::pin(async move {
         let ConsoleClient { framed, user, is_admin, seat, minor } = client;
         tracing::debug!(user, "console connected");
-        let mut console = Console { hub: hub.clone(), framed, seat, user: user.clone(), is_admin };
+        let (hub_of_console, name) = (hub.clone(), user.clone());
+        let mut console = Console {
+            hub: hub_of_console,
+            framed,
+            seat,
+            user: name,
+            is_admin,
+            order_to_give: None,
+        };
         // Cancel-safe: the connection is dropped with the future. A command that waits is given
         // up, and a pause that it waits for is taken back.
         let end = tokio::select! {
@@ -56,30 +69,41 @@ pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output 
 async fn converse(console: &mut Console, minor: u16) -> Result<(), ReadError> {
     let mut out = welcome(&console.seat, minor);
     console.framed.send(&out).await?;
+    let mut prepared = Prepared::default();
     let mut skipping = false;
     loop {
         let message = console.framed.message(frame::frontend_header).await?;
         out.clear();
         match message.tag {
             b'X' => return Ok(()),
-            b'Q' => answer(console, &message, &mut out).await?,
+            b'Q' => {
+                prepared.drop_portals();
+                query(console, &message, &mut out).await?;
+            }
             b'S' => {
                 skipping = false;
+                prepared.drop_portals();
                 encode::ready_for_query(&mut out, TransactionStatus::Idle);
             }
-            b'H' => {}
             _ if skipping => {}
             _ => {
-                skipping = true;
-                let message = ErrorMessage::error(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    "extended query protocol is not supported on the console",
-                );
-                encode::error_response(&mut out, &message);
+                let answered = extended(console, &mut prepared, &message, &mut out).await;
+                match answered {
+                    Ok(()) => {}
+                    Err(Failure::Gone(error)) => return Err(error),
+                    Err(Failure::Told(message)) => {
+                        skipping = true;
+                        encode::error_response(&mut out, &message);
+                    }
+                }
             }
         }
         if !out.is_empty() {
             console.framed.send(&out).await?;
+        }
+        if let Some(order) = console.order_to_give.take() {
+            // Nobody takes orders any more only if pgbaton is stopping already.
+            let _ = console.hub.orders.send(order);
         }
     }
 }
@@ -106,8 +130,8 @@ fn welcome(seat: &ConsoleSeat, minor: u16) -> Vec<u8> {
     out
 }
 
-/// Answers one Query. What is left in `out` is still to be sent.
-async fn answer(
+/// Answers one Query.
+async fn query(
     console: &mut Console,
     message: &Message,
     out: &mut Vec<u8>,
@@ -116,31 +140,83 @@ async fn answer(
         .map_err(|e| ErrorMessage::error(e.sqlstate(), e.to_string()))
         .map(String::from_utf8_lossy)
         .and_then(|text| Command::parse(&text));
-    let mut order = None;
-    match command {
-        Err(message) => encode::error_response(out, &message),
-        Ok(Command::Empty) => encode::empty_query_response(out),
+    let answered = match command {
         Ok(command) => {
-            let tag = command.tag();
-            match execute(console, command).await {
-                Ok(Outcome::Table(table)) => reply::table(out, &table, tag),
-                Ok(Outcome::Done) => reply::complete(out, tag),
-                Ok(Outcome::DoneThen(then)) => {
-                    reply::complete(out, tag);
-                    order = Some(then);
-                }
-                Err(Failure::Told(message)) => encode::error_response(out, &message),
-                Err(Failure::Gone(error)) => return Err(error),
-            }
+            let portal = Portal { command, formats: Vec::new() };
+            run(console, portal, true, out).await
         }
+        Err(message) => Err(Failure::Told(message)),
+    };
+    match answered {
+        Ok(()) => {}
+        Err(Failure::Told(message)) => encode::error_response(out, &message),
+        Err(Failure::Gone(error)) => return Err(error),
     }
     encode::ready_for_query(out, TransactionStatus::Idle);
-    if let Some(order) = order {
-        // Told before it is carried out: afterwards there may be nobody to tell.
-        console.framed.send(out).await?;
-        out.clear();
-        // Nobody takes orders any more only if pgbaton is stopping already.
-        let _ = console.hub.orders.send(order);
+    Ok(())
+}
+
+/// Answers one message of the extended protocol.
+async fn extended(
+    console: &mut Console,
+    prepared: &mut Prepared,
+    message: &Message,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let body = &message.body;
+    match message.tag {
+        b'P' => prepared.parse(body).map(|()| encode::parse_complete(out))?,
+        b'B' => prepared.bind(body).map(|()| encode::bind_complete(out))?,
+        b'C' => prepared.close(body).map(|()| encode::close_complete(out))?,
+        b'D' => {
+            let (target, portal) = prepared.describe(body)?;
+            if target == Target::Statement {
+                reply::no_parameters(out);
+            }
+            match execute::columns(console, &portal.command) {
+                Some(columns) => reply::description(out, &columns, &portal.formats),
+                None => encode::no_data(out),
+            }
+        }
+        b'E' => run(console, prepared.execute(body)?, false, out).await?,
+        // Flush: everything is sent at once anyway.
+        b'H' => {}
+        tag => {
+            return Err(Failure::Told(ErrorMessage::error(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("the console has no use for message type {:?}", char::from(tag)),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Carries a command out and appends what it brings.
+async fn run(
+    console: &mut Console,
+    portal: Portal,
+    describe: bool,
+    out: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let Portal { command, formats } = portal;
+    let tag = command.tag();
+    if command == Command::Empty {
+        encode::empty_query_response(out);
+        return Ok(());
+    }
+    match execute(console, command).await? {
+        Outcome::Table(table) => {
+            if describe {
+                reply::description(out, &table.columns, &formats);
+            }
+            reply::rows(out, &table, &formats);
+            reply::complete(out, tag);
+        }
+        Outcome::Done => reply::complete(out, tag),
+        Outcome::DoneThen(order) => {
+            reply::complete(out, tag);
+            console.order_to_give = Some(order);
+        }
     }
     Ok(())
 }

@@ -509,6 +509,9 @@ impl PoolSet {
         // Nothing is there to be closed or served yet: the gate alone is set.
         pool.pool.set_gate(state.pauses.gate(database));
         state.pools.insert(key, pool.clone());
+        drop(state);
+        // Its budgets may be there from an earlier configuration.
+        self.set_caps(database, user, caps);
         pool
     }
 
@@ -523,7 +526,10 @@ impl PoolSet {
     /// Sets the caps of a database and a user, as a reload does.
     pub fn set_caps(&self, database: &str, user: &str, caps: Caps) {
         let budgets = self.state.lock().budgets(database, user, caps);
-        drop(budgets);
+        // After the unlock: a raised cap wakes waiters, a lowered one closes servers.
+        for (budget, cap) in budgets.iter().zip([caps.database, caps.user]) {
+            budget.set_limit(cap, clock::now());
+        }
     }
 
     /// Takes a pool out, closing it: its database is configured no longer.
@@ -559,7 +565,6 @@ fn budget(
     limit: usize,
 ) -> Arc<Budget> {
     if let Some(budget) = budgets.get(name) {
-        budget.set_limit(limit, clock::now());
         return budget.clone();
     }
     let budget = Budget::new(&format!("{kind} {name}"), limit);

@@ -3,6 +3,7 @@
 
 mod crowd;
 mod pause;
+mod psql;
 mod settings;
 mod shutdown;
 mod tables;

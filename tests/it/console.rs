@@ -357,15 +357,63 @@ fn open_consoles_take_no_clients_place() {
 }
 
 #[test]
-fn the_extended_protocol_is_refused_once_up_to_the_sync() {
+fn drivers_that_speak_only_the_extended_protocol_are_served() {
     let house = House::open(1);
+    let mut client = house.client("somebody");
+    client.query("select 1");
     let mut console = as_user(&house.pgbaton, "pgbaton", "").unwrap();
     for _ in 0..3 {
         let statement = [parse("", "SHOW POOLS"), describe(b'S', ""), bind("", "", &[])].concat();
         console.send(&[statement, describe(b'P', ""), execute("", 0), sync()].concat());
-        let error = console.expect_error();
-        assert_eq!((error.severity(), error.code()), ("ERROR", "0A000"), "{error:?}");
-        assert_eq!(console.expect_ready(), b'I');
+        let messages = console.receive_until_ready().unwrap();
+        assert_eq!(wire::tags(&messages), "1tT2TDCZ");
+        let row = wire::columns(&messages[5].body);
+        assert_eq!(row[0].as_deref(), Some(&house.database[..]));
+    }
+    // A named statement, used again, and commands that bring no rows.
+    let pause = format!("PAUSE {}", house.database);
+    let resume = format!("RESUME {}", house.database);
+    console.send(&[parse("p", &pause), parse("r", &resume), describe(b'S', "p"), sync()].concat());
+    assert_eq!(wire::tags(&console.receive_until_ready().unwrap()), "11tnZ");
+    for name in ["p", "r", "p", "r"] {
+        console.send(&[bind("", name, &[]), execute("", 0), sync()].concat());
+        assert_eq!(wire::tags(&console.receive_until_ready().unwrap()), "2CZ", "{name}");
+    }
+    console.send(
+        &[wire::close(b'S', "p"), parse("p", " ; "), bind("", "p", &[]), execute("", 0), sync()]
+            .concat(),
+    );
+    assert_eq!(wire::tags(&console.receive_until_ready().unwrap()), "312IZ");
+    assert_eq!(console.query("show version").tags, ["SHOW"]);
+}
+
+#[test]
+fn an_error_of_the_extended_protocol_skips_to_the_sync() {
+    let house = House::open(1);
+    let mut console = as_user(&house.pgbaton, "watcher", "").unwrap();
+    let rest = [bind("", "", &[]), execute("", 0), sync()].concat();
+    for (message, code) in [
+        (parse("", "SHOW ELEPHANTS"), "42601"),
+        ([parse("", "SHOW STATE"), bind("", "", &[Some("x")])].concat(), "08P01"),
+        (bind("", "nowhere", &[]), "26000"),
+        (execute("nowhere", 0), "34000"),
+        // Whoever may only look is refused here too.
+        (parse("", "RELOAD"), "42501"),
+        (vec![b'F', 0, 0, 0, 4], "0A000"),
+    ] {
+        console.send(&[message, rest.clone()].concat());
+        let mut error = None;
+        loop {
+            let message = console.receive().unwrap();
+            match message.tag {
+                b'E' => error = Some(wire::ErrorFields::parse(&message.body)),
+                b'Z' => break,
+                b'1' | b'2' if error.is_none() => {}
+                tag => panic!("{:?} after {error:?}", char::from(tag)),
+            }
+        }
+        let error = error.expect("an error");
+        assert_eq!((error.severity(), error.code()), ("ERROR", code), "{error:?}");
     }
     assert_eq!(console.query("show version").tags, ["SHOW"]);
 }

@@ -37,9 +37,11 @@ fn the_configuration_shown_starts_whoever_we_are() {
         [("PGBATON_LISTEN_ADDR", "127.0.0.1"), ("PGBATON_LISTEN_PORT", port.as_str())];
     let shown = blocks("toml");
     let text = shown.iter().find(|text| text.contains("[general]")).expect("one of them is whole");
-    let pgbaton = Pgbaton::start_text(text, &config, &environment);
+    let mut pgbaton = Pgbaton::start_text(text, &config, &environment);
     // The socket is open a moment before the line is written.
     pgbaton.wait_for_log("pgbaton is ready");
+    // In order, so that it takes its socket file in /tmp away with it.
+    assert_eq!(pgbaton.stop().code(), Some(0));
 }
 
 #[test]
