@@ -143,6 +143,14 @@ impl Budget {
         false
     }
 
+    /// Takes one slot, or nothing: nobody waits for it.
+    pub(super) fn try_take_unmarked(&self) -> bool {
+        let mut state = self.state.lock();
+        let has_room = state.used < state.limit;
+        state.used += usize::from(has_room);
+        has_room
+    }
+
     /// Gives one slot back.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();

@@ -10,10 +10,11 @@ use crate::primitives::Tick;
 use crate::primitives::atomic::Ordering;
 
 use super::budget::{self, Todo};
+use super::growth::Grant;
 use super::inner::Inner;
 use super::lease::Conn;
 use super::limits::{PoolLimits, Refusal, unlimited_if_zero};
-use super::shard::Rules;
+use super::shard::{Rules, Shard};
 use super::stats::{Counts, PoolSnapshot};
 use super::wake::WakeBatch;
 
@@ -122,6 +123,58 @@ impl<C: Send + 'static> Inner<C> {
         shards.map(since).filter(|(_, since)| *since != Tick::MAX).min_by_key(|(_, at)| *at)
     }
 
+    /// Closes idle connections of one shard that became idle before `before`, longest idle first,
+    /// while more than `keep` are connected in the pool. `farewell` sees each before it goes.
+    pub(super) fn retire_idle(
+        &self,
+        shard: usize,
+        before: Tick,
+        keep: usize,
+        now: Tick,
+        mut farewell: impl FnMut(&C),
+    ) -> usize {
+        let mut todo = Todo::new();
+        let mut closed = 0;
+        // The right to close one is taken before the connection is, so that shards which do this
+        // at the same time keep `keep` between them, and nothing has to be put back.
+        while self.shards[shard].idle_hint() > 0 && self.growth.begin_retire(keep) {
+            let old = self.with_shard(shard, |shard| shard.idle.pop_idle_since_before(before));
+            let generation = old.as_ref().map(|conn| conn.generation);
+            if let Some(conn) = old {
+                farewell(&conn.c);
+                drop(conn);
+            }
+            self.growth.end_retire(generation, &mut todo);
+            if generation.is_none() {
+                break;
+            }
+            closed += 1;
+        }
+        if closed > 0 {
+            self.settle(now, &mut todo);
+            budget::drain(now, &mut todo);
+        }
+        closed
+    }
+
+    /// A slot to dial for nobody in particular, while the pool has fewer than `min` and nobody
+    /// waits: who waits has the pool grow by itself.
+    pub(super) fn claim_below(&self, min: usize, now: Tick) -> Option<Grant> {
+        if self.waiting() > 0 {
+            return None;
+        }
+        let mut todo = Todo::new();
+        let grant = self.growth.claim_below(min, now, &mut todo);
+        budget::drain(now, &mut todo);
+        grant
+    }
+
+    /// As [`oldest_enqueued`](Self::oldest_enqueued), from the published heads.
+    pub(super) fn oldest_enqueued_hint(&self) -> Option<Tick> {
+        let heads = self.shards.iter().map(Shard::head_enqueued_hint);
+        heads.min().filter(|since| *since != Tick::MAX)
+    }
+
     /// When the oldest waiter of all came, of those who could be served.
     pub(super) fn oldest_enqueued(&self) -> Option<Tick> {
         let waited_for = |shard: &usize| self.shards[*shard].head_ticket_hint() != u64::MAX;
@@ -142,6 +195,10 @@ impl<C: Send + 'static> Inner<C> {
         if idle && self.oldest_enqueued().is_some_and(long_ago) {
             self.rescued.fetch_add(1, Relaxed);
         }
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.growth.figures().slots
     }
 
     pub(super) fn snapshot(&self) -> PoolSnapshot {

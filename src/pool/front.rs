@@ -94,6 +94,32 @@ impl<C: Send + 'static> Pool<C> {
         taken.into_iter().map(|conn| Lease::new(Arc::clone(home), conn)).collect()
     }
 
+    /// Closes connections of one shard that became idle before `before`, longest idle first, while
+    /// the pool has more than `keep` connected ones. `farewell` sees each before it is closed.
+    /// Returns how many were.
+    pub fn retire_idle(
+        &self,
+        shard: usize,
+        before: Tick,
+        keep: usize,
+        now: Tick,
+        farewell: impl FnMut(&C),
+    ) -> usize {
+        self.inner().retire_idle(shard, before, keep, now, farewell)
+    }
+
+    /// A permit for nobody in particular, while the pool has fewer than `min` slots and nobody
+    /// waits. It takes no idle connection of another pool's, and none of the reserve.
+    pub fn grow(&self, shard: usize, min: usize, now: Tick) -> Option<Permit<C>> {
+        let grant = self.inner().claim_below(min, now)?;
+        Some(Permit::new(Arc::clone(&self.homes[shard]), grant, None))
+    }
+
+    /// The slots taken: idle, active and connecting together.
+    pub fn slots(&self) -> usize {
+        self.inner().slots()
+    }
+
     /// Refuses newcomers, ends every wait with [`Refusal::Closed`], closes the idle connections.
     /// Active ones are closed when they are checked in. For good: a pool is not opened again.
     pub fn close(&self) {

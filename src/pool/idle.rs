@@ -68,6 +68,11 @@ impl<C> IdleSet<C> {
         (index != NIL).then(|| self.take(index))
     }
 
+    /// The longest idle connection, if it became idle before `before`.
+    pub(super) fn pop_idle_since_before(&mut self, before: Tick) -> Option<Conn<C>> {
+        if self.oldest_since() < before { self.pop_oldest() } else { None }
+    }
+
     /// Takes every connection that `pred` names, oldest first.
     pub(super) fn take_where(
         &mut self,

@@ -157,7 +157,8 @@ impl<C: Send + 'static> Inner<C> {
             return Ok(Some(Checkout::Ready(Lease::new(Arc::clone(home), conn))));
         }
         let mut todo = Todo::new();
-        let claim = self.growth.claim(now, &mut todo);
+        // Nobody waits: the reserve is not for newcomers.
+        let claim = self.growth.claim(now, || None, &mut todo);
         budget::drain(now, &mut todo);
         if let Claim::Granted(grant) = claim {
             let permit = Permit::new(Arc::clone(home), grant, None);
@@ -405,14 +406,15 @@ impl<C: Send + 'static> Inner<C> {
             self.place(conn, now, todo);
             return true;
         }
-        match self.growth.claim(now, todo) {
+        let since = || self.oldest_enqueued_hint();
+        match self.growth.claim(now, since, todo) {
             Claim::Denied => false,
-            Claim::TooEarly(retry_at) => {
+            Claim::TooEarly(at) => {
                 // The timeout thread settles then. Armed here, by whoever finds a waiter and a
-                // back-off together, and not once by the dial that failed: the thread's clock may
-                // have passed `retry_at`, and the thread have come and gone, before a waiter with
-                // an earlier reading is linked.
-                self.registration.arm(retry_at);
+                // back-off (or the reserve) together, and not once by the dial that failed: the
+                // thread's clock may have passed the moment, and the thread have come and gone,
+                // before a waiter with an earlier reading is linked.
+                self.registration.arm(at);
                 false
             }
             Claim::Blocked(budget) => {
@@ -476,7 +478,11 @@ impl<C: Send + 'static> Deadlines for Inner<C> {
     fn next_deadline(&self, now: Tick) -> Option<Tick> {
         let heads = self.shards.iter().map(Shard::head_deadline_hint).min();
         let retry = self.growth.retry_after(now);
+        // A reserve that is open and not used is held up by a budget or a dial, whose end settles.
+        let reserve = self.growth.reserve_opens_at(|| self.oldest_enqueued_hint());
+        let reserve = reserve.filter(|at| *at > now);
         let next = heads.unwrap_or(Tick::MAX).min(retry.unwrap_or(Tick::MAX));
+        let next = next.min(reserve.unwrap_or(Tick::MAX));
         (next != Tick::MAX).then_some(next)
     }
 }
@@ -487,7 +493,16 @@ impl<C: Send + 'static> Member for Inner<C> {
     }
 
     fn may_dial(&self, now: Tick) -> bool {
-        self.growth.may_dial(now)
+        match self.growth.opens_at(|| self.oldest_enqueued_hint()) {
+            None => false,
+            Some(at) if at <= now => true,
+            Some(at) => {
+                // Whoever asks may have read the clock before the waiter did, and the waiter have
+                // found a budget in its way and nothing to wait for: somebody has to come by.
+                self.registration.arm(at);
+                false
+            }
+        }
     }
 
     fn spare_idle_since(&self) -> Option<Tick> {

@@ -7,6 +7,10 @@ use std::time::Duration;
 pub struct PoolLimits {
     /// Connections the pool may own: idle, active and connecting together. 0 = unlimited.
     pub size: usize,
+    /// Connections beyond `size` that waiters may have who have waited `reserve_after`.
+    pub reserve: usize,
+    /// How long a waiter waits before it may have a connection of the reserve. `None` = for ever.
+    pub reserve_after: Option<Duration>,
     /// Connections that may be dialled at once. 0 = unlimited.
     pub connecting_max: usize,
     /// Waiters the pool holds before it refuses; 0 = unlimited. Checked under the shard's lock, so
@@ -29,6 +33,8 @@ impl Default for PoolLimits {
     fn default() -> Self {
         Self {
             size: 20,
+            reserve: 0,
+            reserve_after: None,
             connecting_max: 4,
             waiters_max: 0,
             wait_timeout: Some(Duration::from_secs(120)),

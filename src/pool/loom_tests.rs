@@ -135,8 +135,13 @@ fn dial(pool: &Arc<Pool<Conn>>, shard: usize) -> (Permit<Conn>, bool) {
 }
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
+    model_within(3, body);
+}
+
+/// With so many preemptions at most, unless the environment says otherwise.
+fn model_within(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 20_000;
     builder.check(body);
 }
@@ -576,4 +581,172 @@ fn loom_the_end_of_a_back_off_against_an_enqueue() {
     });
     // The newcomer's own moment lies before the end of the back-off: it always waits.
     assert!(seen.0[1].load(SeqCst) > 0);
+}
+
+/// The timeout thread opens the reserve to a waiter, whichever of the two comes first: an enqueuer
+/// that found only the reserve and the thread that lies down cannot miss each other.
+#[test]
+fn loom_the_opening_of_the_reserve_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let (thread, timeouts) = TimeoutThread::start(|| START.after(TIMEOUT * 100)).unwrap();
+        let w = world_with(1, 1, vec![], timeouts);
+        let reserve_after = Some(TIMEOUT);
+        let limits = PoolLimits { wait_timeout: None, reserve: 1, reserve_after, ..limits(1) };
+        w.pool.set_limits(limits, START);
+        let lease = w.lease(0);
+        let (permit, waited) = dial(&w.pool, 0);
+        outcomes.note(usize::from(waited));
+        drop((permit, lease));
+        thread.stop_and_join();
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+/// A slot of the reserve falls free while a waiter that is due comes: one of the two sees it.
+#[test]
+fn loom_a_freed_slot_of_the_reserve_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    // Three threads, one of them the timeout thread's loop: a bound of 3 takes two minutes.
+    model_within(2, move || {
+        let (thread, timeouts) = TimeoutThread::start(|| START.after(TIMEOUT * 100)).unwrap();
+        let w = world_with(1, 1, vec![], timeouts);
+        let reserve_after = Some(TIMEOUT);
+        let limits = PoolLimits { wait_timeout: None, reserve: 1, reserve_after, ..limits(1) };
+        w.pool.set_limits(limits, START);
+        let lease = w.lease(0);
+        let (permit, _) = dial(&w.pool, 0);
+        let dialler = thread::spawn(move || drop(permit));
+        let (permit, waited) = dial(&w.pool, 0);
+        outcomes.note(usize::from(waited));
+        dialler.join().unwrap();
+        drop((permit, lease));
+        thread.stop_and_join();
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+/// Two shards close what rests at the same time, and a client comes: one is kept all the same.
+#[test]
+fn loom_two_that_retire_keep_the_minimum_between_them() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 2);
+        let (a, b) = (w.lease(0), w.lease(1));
+        a.check_in(at(0), START);
+        b.check_in(at(1), START);
+        let late = START.after(TIMEOUT);
+        let pool = Arc::clone(&w.pool);
+        let other = thread::spawn(move || pool.retire_idle(1, late, 1, late, |_| ()));
+        let own = w.pool.retire_idle(0, late, 1, late, |_| ());
+        let others = other.join().unwrap();
+        assert_eq!(own + others, 1);
+        outcomes.note(own);
+        w.expect(1, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+#[test]
+fn loom_retiring_against_a_check_out() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 1);
+        w.lease(0).check_in(at(0), START);
+        let late = START.after(TIMEOUT / 2);
+        let pool = Arc::clone(&w.pool);
+        let keeper = thread::spawn(move || pool.retire_idle(0, late, 0, late, |_| ()));
+        let outcome = match w.pool.checkout(at(1), START) {
+            Checkout::Ready(lease) => {
+                lease.check_in(at(1), late);
+                0
+            }
+            Checkout::Connect(permit) => {
+                drop(permit);
+                1
+            }
+            Checkout::Wait(ticket) => match block_on(ticket) {
+                Outcome::Connect(permit) => {
+                    drop(permit);
+                    2
+                }
+                other => panic!("{other:?}"),
+            },
+            other @ Checkout::Refused(_) => panic!("{other:?}"),
+        };
+        outcomes.note(outcome);
+        let closed = keeper.join().unwrap();
+        assert_eq!(closed, usize::from(outcome != 0));
+        w.expect(1 - closed, 0, 0, 0);
+    });
+    seen.all(3);
+}
+
+/// A connection is dialled for nobody while somebody comes: the slot is taken once, and what
+/// becomes of it reaches who waits.
+#[test]
+fn loom_growth_against_an_enqueue() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 1);
+        let pool = Arc::clone(&w.pool);
+        let keeper = thread::spawn(move || match pool.grow(0, 1, START) {
+            // The dial is given up.
+            Some(permit) => drop(permit),
+            None => (),
+        });
+        let (permit, waited) = dial(&w.pool, 1);
+        outcomes.note(usize::from(waited));
+        keeper.join().unwrap();
+        drop(permit.fulfil(w.dial()));
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
+}
+
+#[test]
+fn loom_two_that_grow_make_one_connection() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let w = world(2, 2);
+        let pool = Arc::clone(&w.pool);
+        let other = thread::spawn(move || pool.grow(1, 1, START));
+        let own = w.pool.grow(0, 1, START);
+        let others = other.join().unwrap();
+        assert!(own.is_some() != others.is_some());
+        outcomes.note(usize::from(own.is_some()));
+        w.expect(0, 0, 1, 0);
+    });
+    seen.all(2);
+}
+
+/// Two waiters one after the other, each by a clock that has not reached the end of the back-off,
+/// which the thread's has: a visit to the first may be past the second when that is linked.
+#[test]
+fn loom_the_end_of_a_back_off_against_two_enqueues() {
+    let seen = Seen::default();
+    let outcomes = seen.clone();
+    model(move || {
+        let (thread, timeouts) = TimeoutThread::start(|| START.after(TIMEOUT * 100)).unwrap();
+        let w = world_with(1, 1, vec![], timeouts);
+        w.pool.set_limits(PoolLimits { wait_timeout: None, ..limits(1) }, START);
+        let Checkout::Connect(permit) = w.pool.checkout(at(0), START) else { panic!() };
+        permit.fail(START.after(TIMEOUT));
+        for _ in 0..2 {
+            let (permit, waited) = dial(&w.pool, 0);
+            outcomes.note(usize::from(waited));
+            drop(permit);
+        }
+        thread.stop_and_join();
+        w.expect(0, 0, 0, 0);
+    });
+    seen.all(2);
 }

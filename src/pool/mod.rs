@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!   Pool ── homes[i] ──► Inner ─┬─ shards[i]   Mutex { idle stack, waitlist, counters }
-//!   Lease, Permit, Ticket ──┘   │              + published: idle, head_ticket, head_deadline
+//!   Lease, Permit, Ticket ──┘   │              + published: idle, and the head's ticket, moment, deadline
 //!     (each holds one home)     ├─ growth      Mutex { slots, connecting, back-off } ── budgets
 //!                               └─ waiters, tickets, generation    (atomics)
 //! ```
@@ -35,6 +35,16 @@
 //! the permit to the oldest waiter, else stop. Whatever `settle` takes and cannot hand over it puts
 //! back and looks again. All rare procedures (close, resize, pause, RECONNECT, a dead connection, a
 //! failed dial) change one thing and settle.
+//!
+//! # How many
+//!
+//! A pool dials for who asks, up to `size`; beyond that, up to `reserve` more, for a waiter that has
+//! waited `reserve_after`, and never for a newcomer. Both are the one count of slots: what has been
+//! dialled from the reserve is a connection like any other, and who frees a slot settles either way.
+//! The timeout thread opens the reserve, as it ends a back-off. From outside come `grow` (a permit
+//! while there are fewer than a minimum, which nobody waits for: it marks no budget and closes no
+//! other pool's connection) and `retire_idle` (closes what has rested too long, down to a minimum that
+//! shards keep between them, because the right to close one is counted before it is taken).
 //!
 //! # Why no wake-up is lost
 //!
@@ -81,9 +91,10 @@
 //!
 //! A giver compares the deadline with its own moment before it swaps: nobody is served past it,
 //! even if the timeout thread is late. That thread (`crate::timeouts`) expires heads only, 32 to a
-//! lock section. It also ends back-offs: whoever finds a waiter and a back-off together arms it.
-//! (Arming once, when the dial fails, is not enough: a waiter with an earlier reading of the clock
-//! can be linked after the thread has come and gone.)
+//! lock section. It also ends back-offs and opens the reserve: whoever finds a waiter and one of
+//! these together arms it. (Arming once, when the dial fails, is not enough: a waiter with an earlier
+//! reading of the clock can be linked after the thread has come and gone. For the same reason who
+//! passes over a blocked pool because of the time arms it for that pool.)
 //!
 //! # Locks
 //!

@@ -1,4 +1,4 @@
-//! One shard: a small mutex around an idle stack and a waitlist, and three numbers published from
+//! One shard: a small mutex around an idle stack and a waitlist, and four numbers published from
 //! under it for those who choose a shard without locking all.
 //!
 //! Must not know other shards, slots or budgets. Invariants: no shard's lock is taken while another
@@ -66,10 +66,12 @@ const NOTHING: Published = Published { idle: 0, head_ticket: u64::MAX, head_dead
 #[repr(align(128))]
 pub(super) struct Shard<C> {
     state: Mutex<ShardState<C>>,
-    /// The three below are written under the lock and read without: hints to choose by, with a
+    /// The four below are written under the lock and read without: hints to choose by, with a
     /// sequentially consistent fence between where a missed change would be a lost wake-up.
     idle: AtomicUsize,
     head_ticket: AtomicU64,
+    /// When the head came; written together with `head_ticket`, before it.
+    head_enqueued: AtomicU64,
     head_deadline: AtomicU64,
 }
 
@@ -95,6 +97,7 @@ impl<C> Shard<C> {
             state: Mutex::new(state),
             idle: AtomicUsize::new(0),
             head_ticket: AtomicU64::new(u64::MAX),
+            head_enqueued: AtomicU64::new(u64::MAX),
             head_deadline: AtomicU64::new(u64::MAX),
         }
     }
@@ -135,6 +138,9 @@ impl<C> Shard<C> {
             self.idle.store(now.idle, Ordering::Release);
         }
         if now.head_ticket != state.published.head_ticket {
+            let head = state.waitlist.head().filter(|_| now.head_ticket != u64::MAX);
+            let enqueued = head.map_or(Tick::MAX, |head| head.tag.enqueued);
+            self.head_enqueued.store(enqueued.as_micros(), Ordering::Release);
             self.head_ticket.store(now.head_ticket, Ordering::Release);
         }
         if now.head_deadline != state.published.head_deadline {
@@ -150,6 +156,11 @@ impl<C> Shard<C> {
     /// `u64::MAX`: nobody waits who could be served.
     pub(super) fn head_ticket_hint(&self) -> u64 {
         self.head_ticket.load(Ordering::Acquire)
+    }
+
+    /// When the head came; [`Tick::MAX`] if nobody waits who could be served.
+    pub(super) fn head_enqueued_hint(&self) -> Tick {
+        Tick::from_micros(self.head_enqueued.load(Ordering::Acquire))
     }
 
     pub(super) fn head_deadline_hint(&self) -> Tick {

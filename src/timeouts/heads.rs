@@ -1,7 +1,8 @@
 //! The heads: which source is due when, and the handle by which sources come and go.
 //!
 //! Must not know what a source is beyond [`Deadlines`]. Invariants: `queue` holds exactly one entry
-//! per source whose `queued` is set, with that moment; no source is called under the lock.
+//! per source whose `queued` is set, with that moment; `armed` is the same moment, or [`Tick::MAX`];
+//! no source is called under the lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64 as PlainCounter;
@@ -18,8 +19,9 @@ pub trait Deadlines: Send + Sync {
     /// thread with no lock held.
     fn expire_due(&self, now: Tick);
 
-    /// The earliest deadline there is, seen from `now`. Must see every entry linked before a
-    /// sequentially consistent fence that comes before this call's own.
+    /// The earliest deadline there is that `expire_due` at `now` has not dealt with. Must see, as
+    /// `expire_due` must, every entry linked before a sequentially consistent fence that comes
+    /// before the thread's own.
     fn next_deadline(&self, now: Tick) -> Option<Tick>;
 }
 
@@ -191,32 +193,33 @@ impl Hub {
 
     /// Visits every source that is due at `now`.
     pub(super) fn sweep(&self, now: Tick) {
-        while let Some((id, deadlines, armed)) = self.pop_due(now) {
+        while let Some((id, deadlines)) = self.pop_due(now) {
             let Some(source) = deadlines.upgrade() else {
                 continue;
             };
             self.visits.fetch_add(1, Relaxed);
-            source.expire_due(now);
-            let next = source.next_deadline(now).unwrap_or(Tick::MAX);
-            armed.store(next.as_micros(), Ordering::Relaxed);
-            // The published word before, the links after: see the table in the module above.
+            // The published word before, the visit after: see the table in the module above.
             fence(Ordering::SeqCst);
-            let next = next.min(source.next_deadline(now).unwrap_or(Tick::MAX));
+            source.expire_due(now);
+            let next = source.next_deadline(now);
             // No lock is held: if the owner has let go meanwhile, the source ends here.
             drop(source);
-            if next != Tick::MAX {
+            if let Some(next) = next {
                 self.heads.lock().enqueue(id, next);
             }
         }
     }
 
-    fn pop_due(&self, now: Tick) -> Option<(u64, Weak<dyn Deadlines>, Arc<AtomicU64>)> {
+    /// Takes a source that is due. From here on it is not armed: who links an entry now and wants
+    /// a visit has to ask for one.
+    fn pop_due(&self, now: Tick) -> Option<(u64, Weak<dyn Deadlines>)> {
         let mut heads = self.heads.lock();
         let (deadline, id) = heads.queue.first().copied().filter(|(at, _)| *at <= now)?;
         heads.queue.remove(&(deadline, id));
         let source = heads.sources.get_mut(&id).expect("BUG: a head without a source");
         source.queued = None;
-        Some((id, source.deadlines.clone(), Arc::clone(&source.armed)))
+        source.armed.store(Tick::MAX.as_micros(), Ordering::Relaxed);
+        Some((id, source.deadlines.clone()))
     }
 
     /// Reads the earliest head and goes to sleep on paper: from here on, who arms something earlier

@@ -7,13 +7,17 @@
 //! deadline under its own lock, and says when it wants to be visited next.
 //!
 //! **Arming.** Each source has one published word, `armed`: the moment at which the thread will
-//! come by. Two parties meet there:
+//! come by, or never. Two parties meet there:
 //!
-//! | enqueuer | thread, after visiting the source |
+//! | enqueuer | thread, on its way to a source that is due |
 //! |---|---|
-//! | links its entry (publishing the queue's head) | publishes `armed` = the source's next deadline |
+//! | links its entry (publishing the queue's head) | publishes `armed` = never |
 //! | `fence(SeqCst)` | `fence(SeqCst)` |
-//! | reads `armed`; if its own deadline is earlier, arms | reads the source's next deadline again |
+//! | reads `armed`; if its own deadline is earlier, arms | visits: expires what is due, arms what is next |
+//!
+//! The word is withdrawn before the visit and not replaced after it: an entry that is due by the
+//! thread's clock and not yet by its enqueuer's, linked in the middle of a visit, would be left to a
+//! visit that is past it.
 //!
 //! At least one of them sees the other, so no deadline is missed. Arming takes the heads' lock, puts
 //! the source in, and unparks the thread only if the thread means to sleep longer; so the signal is

@@ -7,5 +7,6 @@ mod handoff;
 mod model;
 mod pause;
 mod shared;
+mod size;
 mod stress;
 mod support;

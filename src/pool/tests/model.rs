@@ -30,6 +30,9 @@ enum Op {
     DropPermit { pool: usize, pick: usize },
     Advance { millis: u64, sweep: bool },
     Resize { pool: usize, size: usize, connecting_max: usize },
+    Reserve { pool: usize, reserve: usize, after: Option<u64> },
+    Retire { pool: usize, shard: usize, rested: u64, keep: usize },
+    Grow { pool: usize, shard: usize, min: usize },
     Reconnect { pool: usize },
     RefuseWaiters { pool: usize },
     TakeIdle { pool: usize, shard: usize, state: u64 },
@@ -59,6 +62,12 @@ fn op() -> impl Strategy<Value = Op> {
         120 => (0..400u64, any::<bool>()).prop_map(|(millis, sweep)| Op::Advance { millis, sweep }),
         40 => (pool.clone(), 0..6usize, 0..4usize)
             .prop_map(|(pool, size, connecting_max)| Op::Resize { pool, size, connecting_max }),
+        60 => (pool.clone(), 0..3usize, proptest::option::weighted(0.9, 1..150u64))
+            .prop_map(|(pool, reserve, after)| Op::Reserve { pool, reserve, after }),
+        160 => (pool.clone(), shard.clone(), prop_oneof![Just(0), 0..200u64], 0..2usize)
+            .prop_map(|(pool, shard, rested, keep)| Op::Retire { pool, shard, rested, keep }),
+        60 => (pool.clone(), shard.clone(), 0..6usize)
+            .prop_map(|(pool, shard, min)| Op::Grow { pool, shard, min }),
         40 => pool.clone().prop_map(|pool| Op::Reconnect { pool }),
         40 => pool.clone().prop_map(|pool| Op::RefuseWaiters { pool }),
         40 => (pool.clone(), shard, state)
@@ -88,6 +97,7 @@ struct Idle {
     id: usize,
     shard: usize,
     state: u64,
+    since: Tick,
 }
 
 /// The deadline of a wait, as far as the model knows: a permit from a check-out that had to stand in
@@ -131,6 +141,9 @@ struct Tally {
     refused: usize,
     predicted: usize,
     resumed: usize,
+    reserved: usize,
+    retired: usize,
+    grown: usize,
 }
 
 impl Twin {
@@ -143,8 +156,8 @@ impl Twin {
     /// What is idle, longest first within a shard, read through the public view.
     fn idle(&self) -> Vec<Idle> {
         let mut idle = Vec::new();
-        self.world.pool.for_each_idle(|shard, conn, _| {
-            idle.push(Idle { id: conn.id, shard, state: conn.state.get() });
+        self.world.pool.for_each_idle(|shard, conn, since| {
+            idle.push(Idle { id: conn.id, shard, state: conn.state.get(), since });
         });
         idle
     }
@@ -184,6 +197,46 @@ impl Twin {
     fn slots(&self) -> usize {
         self.idle().len() + self.leases.len() + self.permits.len()
     }
+
+    fn limit(&mut self, now: Tick, change: impl FnOnce(PoolLimits) -> PoolLimits) {
+        self.limits = change(self.limits.clone());
+        self.world.pool.set_limits(self.limits.clone(), now);
+    }
+
+    fn take_idle(&mut self, shard: usize, state: u64) {
+        let wanted = |idle: &&Idle| idle.shard == shard && idle.state == state;
+        let expected: Vec<_> = self.idle().iter().filter(wanted).map(|idle| idle.id).collect();
+        let taken = self.world.pool.take_idle(shard, |conn, _| conn.state.get() == state);
+        assert_eq!(taken.iter().map(|lease| lease.id).collect::<Vec<_>>(), expected);
+        self.leases.extend(taken);
+    }
+
+    /// Puts the owner of a failed permit in line again.
+    fn requeue(&mut self, at: usize, shard: usize, retry_at: Tick, now: Tick) {
+        let Some((permit, deadline)) = pick(&mut self.permits, at) else {
+            return;
+        };
+        let hint = hint(shard);
+        let ticket = permit.requeue(retry_at, hint, now);
+        let latest = deadline.latest.or(Some(now.after(WAIT)));
+        self.wait(ticket, hint, Deadline { latest, ..deadline });
+        self.waiting.last_mut().unwrap().odd = true;
+    }
+
+    /// How long somebody must have waited before the reserve opens, if there is one.
+    fn reserve_after(&self) -> Option<Duration> {
+        self.limits.reserve_after.filter(|_| self.limits.reserve > 0)
+    }
+
+    /// Slots with the reserve.
+    fn slots_max(&self) -> usize {
+        let reserve = self.reserve_after().map_or(0, |_| self.limits.reserve);
+        zero_is_many(self.limits.size).saturating_add(reserve)
+    }
+}
+
+fn zero_is_many(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
 }
 
 fn pick<T>(from: &mut Vec<T>, pick: usize) -> Option<T> {
@@ -208,8 +261,8 @@ impl Bench {
             Op::Checkout { pool, shard, state } => {
                 self.checkout(pool, Hint { shard, state }, tally)
             }
-            Op::CheckIn { pool, pick: at, shard, state } => {
-                self.check_in(pool, at, Hint { shard, state }, tally);
+            Op::CheckIn { pool, pick, shard, state } => {
+                self.check_in(pool, pick, Hint { shard, state }, tally);
             }
             Op::Discard { pool, pick: at } => drop(pick(&mut self.twins[pool].leases, at)),
             Op::Cancel { pool, pick: at } => drop(pick(&mut self.twins[pool].waiting, at)),
@@ -227,15 +280,7 @@ impl Bench {
                 }
             }
             Op::Requeue { pool, pick: at, shard, back_off } => {
-                let twin = &mut self.twins[pool];
-                if let Some((permit, deadline)) = pick(&mut twin.permits, at) {
-                    let hint = hint(shard);
-                    let ticket = permit.requeue(now.after(ms(back_off)), hint, now);
-                    let latest = deadline.latest.or(Some(now.after(WAIT)));
-                    let deadline = Deadline { latest, ..deadline };
-                    twin.wait(ticket, hint, deadline);
-                    twin.waiting.last_mut().unwrap().odd = true;
-                }
+                self.twins[pool].requeue(at, shard, now.after(ms(back_off)), now);
             }
             Op::Advance { millis, sweep } => {
                 self.now = now.after(ms(millis));
@@ -245,21 +290,25 @@ impl Bench {
                 }
             }
             Op::Resize { pool, size, connecting_max } => {
-                let twin = &mut self.twins[pool];
-                twin.limits = PoolLimits { size, connecting_max, ..twin.limits.clone() };
-                twin.world.pool.set_limits(twin.limits.clone(), now);
+                self.twins[pool].limit(now, |limits| PoolLimits { size, connecting_max, ..limits });
             }
+            Op::Reserve { pool, reserve, after } => {
+                let reserve_after = after.map(ms);
+                self.twins[pool].limit(now, |limits| PoolLimits {
+                    reserve,
+                    reserve_after,
+                    ..limits
+                });
+            }
+            Op::Retire { pool, shard, rested, keep } => {
+                let before = (now.as_micros() + 1).saturating_sub(rested * 1_000);
+                let before = Tick::from_micros(before);
+                tally.retired += self.retire(pool, shard, before, keep);
+            }
+            Op::Grow { pool, shard, min } => self.grow(pool, shard, min, tally),
             Op::Reconnect { pool } => self.twins[pool].world.pool.bump_generation(),
             Op::RefuseWaiters { pool } => self.twins[pool].world.pool.refuse_waiters(),
-            Op::TakeIdle { pool, shard, state } => {
-                let twin = &mut self.twins[pool];
-                let wanted = |idle: &&Idle| idle.shard == shard && idle.state == state;
-                let expected: Vec<_> =
-                    twin.idle().iter().filter(wanted).map(|idle| idle.id).collect();
-                let taken = twin.world.pool.take_idle(shard, |conn, _| conn.state.get() == state);
-                assert_eq!(taken.iter().map(|lease| lease.id).collect::<Vec<_>>(), expected);
-                twin.leases.extend(taken);
-            }
+            Op::TakeIdle { pool, shard, state } => self.twins[pool].take_idle(shard, state),
             Op::SetBudget { budget, limit } => {
                 self.budget_limits[budget] = limit;
                 self.budgets[budget].set_limit(limit, now);
@@ -285,6 +334,46 @@ impl Bench {
         twin.world.pool.set_gate(Gate { order: self.order, paused });
     }
 
+    /// Closes those that have rested, oldest first, down to `keep` connected ones.
+    fn retire(&self, pool: usize, shard: usize, before: Tick, keep: usize) -> usize {
+        let twin = &self.twins[pool];
+        let idle = twin.idle();
+        let spare = (idle.len() + twin.leases.len()).saturating_sub(keep);
+        let resting = idle.iter().filter(|idle| idle.shard == shard);
+        let rested = resting.take_while(|idle| idle.since < before);
+        let expected: Vec<_> = rested.take(spare).map(|idle| idle.id).collect();
+        let mut gone = Vec::new();
+        let seen = |conn: &Conn| gone.push(conn.id);
+        let count = twin.world.pool.retire_idle(shard, before, keep, self.now, seen);
+        assert_eq!((count, &gone), (expected.len(), &expected));
+        count
+    }
+
+    /// Grows exactly when there is room for it and nobody waits.
+    fn grow(&mut self, pool: usize, shard: usize, min: usize, tally: &mut Tally) {
+        let now = self.now;
+        let used: usize = self.twins.iter().map(Twin::slots).sum();
+        let in_budgets = self.budget_limits.iter().all(|limit| used < zero_is_many(*limit));
+        let twin = &mut self.twins[pool];
+        let seen = twin.world.pool.snapshot();
+        let dials = twin.permits.len();
+        let allowed = !twin.closed
+            && !twin.paused
+            && in_budgets
+            && seen.waiting == 0
+            && twin.slots() < zero_is_many(twin.limits.size).min(min)
+            && dials < zero_is_many(twin.limits.connecting_max)
+            && seen.retry_at.is_none_or(|at| at <= now);
+        // After a failure there is one attempt; which dials are older, the model does not know.
+        let unclear = seen.retry_at.is_some() && dials > 0;
+        let permit = twin.world.pool.grow(shard, min, now);
+        assert!(permit.is_some() == allowed || (unclear && allowed), "{seen:?}");
+        if let Some(permit) = permit {
+            tally.grown += 1;
+            twin.permits.push((permit, Deadline { earliest: now.after(WAIT), latest: None }));
+        }
+    }
+
     fn checkout(&mut self, pool: usize, hint: Hint, tally: &mut Tally) {
         let now = self.now;
         let twin = &mut self.twins[pool];
@@ -308,6 +397,11 @@ impl Bench {
                 assert_eq!(expected, None, "an idle connection of its own shard comes first");
                 let earliest = now.after(WAIT);
                 twin.permits.push((permit, Deadline { earliest, latest: None }));
+                let size = zero_is_many(twin.limits.size);
+                // Waiters past their deadline open the reserve until somebody has come by.
+                let late = |waiter: &Waiting| waiter.deadline.earliest <= now;
+                let odd = twin.waiting.iter().any(late);
+                assert!(twin.slots() <= size || odd, "not of the reserve");
             }
             Checkout::Wait(ticket) => {
                 assert_eq!(expected, None, "nobody waits beside an idle connection");
@@ -326,7 +420,7 @@ impl Bench {
         let mut budgets = self.budgets.iter().zip(&self.budget_limits);
         let shed = budgets.any(|(budget, limit)| over(budget.used(), *limit));
         let twin = &mut self.twins[pool];
-        let shed = shed || over(twin.slots(), twin.limits.size);
+        let shed = shed || twin.slots() > twin.slots_max();
         let Some(lease) = pick(&mut twin.leases, at) else {
             return;
         };
@@ -369,6 +463,7 @@ impl Bench {
         };
         for twin in &mut self.twins {
             let handed_before = (tally.handed, tally.granted);
+            let (mut granted, expired_before) = (Vec::new(), tally.expired);
             for mut waiter in std::mem::take(&mut twin.waiting) {
                 match poll(&mut waiter.ticket) {
                     Poll::Pending => twin.waiting.push(waiter),
@@ -384,6 +479,7 @@ impl Bench {
                         );
                         tally.granted += 1;
                         twin.permits.push((permit, waiter.deadline));
+                        granted.push(waiter.deadline.earliest);
                     }
                     Poll::Ready(Outcome::Expired { waited }) => {
                         assert!(waiter.deadline.earliest <= self.now);
@@ -397,6 +493,16 @@ impl Bench {
                 }
             }
             assert!(!twin.paused || handed_before == (tally.handed, tally.granted), "paused");
+            // The oldest got them. What was granted beyond the size is of the reserve.
+            let beyond = twin.slots().saturating_sub(zero_is_many(twin.limits.size));
+            for earliest in granted.iter().take(beyond) {
+                let after = twin.reserve_after().expect("there is a reserve");
+                let came = Tick::from_micros(earliest.as_micros() - WAIT.as_micros() as u64);
+                // Waiters past their deadline opened the reserve before they were met.
+                let odd = tally.expired > expired_before;
+                assert!(came.after(after) <= self.now || odd, "of the reserve, too early");
+                tally.reserved += 1;
+            }
             if tally.handed > handed_before.0 {
                 twin.waiting.iter_mut().for_each(|waiter| waiter.odd = true);
             }
@@ -431,7 +537,6 @@ impl Bench {
 
     /// If there is something to give, nobody waits for it.
     fn nobody_is_stranded(&self, slots: &[usize]) {
-        let zero_is_many = |limit: usize| if limit == 0 { usize::MAX } else { limit };
         let used: usize = slots.iter().sum();
         let room_in_budgets = self.budget_limits.iter().all(|limit| used < zero_is_many(*limit));
         // A budget exactly full can be relieved by closing one idle connection of another pool.
@@ -443,7 +548,18 @@ impl Bench {
             };
             assert!(twin.idle().is_empty(), "ticket {} waits beside an idle one", waiter.number);
             let seen = twin.world.pool.snapshot();
-            let may_dial = slots[at] < zero_is_many(twin.limits.size)
+            // Due when the timeout thread came by, if it is sure since when it waits.
+            let came = |waiter: &Waiting| {
+                let latest = waiter.deadline.latest.expect("a waiter has a deadline");
+                Tick::from_micros(latest.as_micros() - WAIT.as_micros() as u64)
+            };
+            let mut alive_all = twin.waiting.iter().filter(alive);
+            let reserve_is_open = twin
+                .reserve_after()
+                .is_some_and(|after| alive_all.any(|w| came(w).after(after) <= self.swept));
+            let room =
+                if reserve_is_open { twin.slots_max() } else { zero_is_many(twin.limits.size) };
+            let may_dial = slots[at] < room
                 && twin.permits.len() < zero_is_many(twin.limits.connecting_max)
                 && seen.retry_at.is_none_or(|at| at <= self.swept && twin.permits.is_empty());
             let others = self.twins.iter().enumerate().filter(|(other, _)| *other != at);
@@ -471,9 +587,10 @@ fn play(ops: &[Op], overtake_max: u32, bound: u64) -> Tally {
 }
 
 fn config() -> ProptestConfig {
+    // Debug builds shrink and check slowly; PROPTEST_CASES asks for more.
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig {
-        // Debug builds shrink and check slowly; PROPTEST_CASES asks for more.
-        cases: 200,
+        cases: cases.unwrap_or(200),
         failure_persistence: None,
         ..ProptestConfig::default()
     }
@@ -509,9 +626,13 @@ fn the_sequences_reach_every_kind_of_outcome() {
             ("refused", tally.refused),
             ("predicted", tally.predicted),
             ("resumed", tally.resumed),
+            ("reserved", tally.reserved),
+            ("retired", tally.retired),
+            ("grown", tally.grown),
         ] {
             *sums.entry(kind).or_default() += count;
         }
     }
-    assert!(sums.values().all(|count| *count >= 50), "{sums:?}");
+    let enough = |kind: &str| if matches!(kind, "reserved" | "retired") { 10 } else { 50 };
+    assert!(sums.iter().all(|(kind, count)| *count >= enough(kind)), "{sums:?}");
 }

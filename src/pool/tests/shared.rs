@@ -176,3 +176,20 @@ fn a_closed_pool_frees_its_budgets_for_others() {
     }
     assert_eq!(node.used(), 0);
 }
+
+/// A slot falls free by a clock that was read before the end of the waiter's back-off, which the
+/// waiter itself has found over: somebody must come by for it.
+#[test]
+fn a_blocked_waiter_passed_over_by_an_older_clock_is_served_in_passing() {
+    let node = Budget::new("node", 1);
+    let (a, b) = two_pools(&[&node]);
+    a.permit(0, at(0)).fail(at(10));
+    let held = b.lease(0, at(0));
+    let mut ticket = a.ticket(0, at(10));
+    held.check_in(hint(0), at(9));
+    pending(&mut ticket);
+    b.expect(1, 0, 0, 0);
+    a.timeouts.run_due(at(10));
+    drop(granted(&mut ticket));
+    assert_eq!(node.used(), 0);
+}
