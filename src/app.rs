@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::client::hub::WORKERS_MAX;
 use crate::client::orders::{Order, Shutdown};
-use crate::client::{Hub, Signal as ClientSignal, Worker, listener, routes, time_limits};
+use crate::client::{Hub, Signal as ClientSignal, Worker, listener, routes, time_limits, upkeep};
 use crate::config::{self, Config, ConfigError, SetError};
 use crate::net::Bound;
 use crate::observe::logs;
 use crate::primitives::clock;
 use crate::process::{IdentityError, PidFileError};
-use crate::server::pools::PoolSet;
+use crate::server::pool_set::PoolSet;
 use crate::server::{Scope, idle};
 use crate::tasks::{self, Tasks};
 use crate::timeouts::TimeoutThread;
@@ -107,7 +107,7 @@ struct Running {
     timeouts: TimeoutThread,
     /// Accept loops.
     accepting: Tasks,
-    /// Watchers of idle servers.
+    /// Watchers of idle servers, of pools and of clients.
     watching: Tasks,
     workers: Vec<JoinHandle<()>>,
     stop_workers: CancellationToken,
@@ -164,7 +164,10 @@ impl Running {
         let hub = Hub::new(config.clone(), pools, handles, give_orders);
         let watching = Tasks::default();
         for worker in &hub.workers {
-            let watch = idle::watch(worker.index, worker.inbox.clone(), watching.stop().clone());
+            let (inbox, handle) = (worker.inbox.clone(), worker.handle.clone());
+            let watch = idle::watch(worker.index, inbox, watching.clone(), handle);
+            watching.spawn(&worker.handle, watch);
+            let watch = upkeep::watch(hub.clone(), worker.clone(), watching.clone());
             watching.spawn(&worker.handle, watch);
             let stop = watching.stop().clone();
             let watch = time_limits::watch(hub.clone(), worker.clone(), stop);

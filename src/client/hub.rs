@@ -14,13 +14,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::caps::{Capped, ClientCounts, Full, Seat};
 use super::consoles::Consoles;
 use super::orders::Order;
 use super::shared::{ClientShared, NewClient, SECRET_BYTES, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
 use crate::net::{SocketOptions, Transport};
-use crate::server::pools::{PoolSet, ServerPool};
+use crate::server::pool_set::PoolSet;
+use crate::server::pools::ServerPool;
 use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
 use crate::tasks::Tasks;
 
@@ -55,6 +57,8 @@ pub struct Hub {
     /// Clients that count against `max_client_conn`: all but consoles and those who have not
     /// said yet who they are.
     client_count: AtomicUsize,
+    /// Clients by database and by user.
+    pub client_counts: ClientCounts,
     next_client_id: AtomicU64,
     /// SCRAM verifiers made from plain passwords.
     pub verifiers: Verifiers,
@@ -125,13 +129,31 @@ impl Drop for WorkerPlace {
     }
 }
 
-/// A client's place among `max_client_conn`; given back when dropped.
+/// A client's place among `max_client_conn`, and among those of its database and user once these are
+/// known; given back when dropped.
 #[derive(Debug)]
-pub struct ClientPlace(Arc<Hub>);
+pub struct ClientPlace {
+    hub: Arc<Hub>,
+    seat: Option<Seat>,
+}
+
+impl ClientPlace {
+    /// Takes a place among the clients of a database and a user.
+    ///
+    /// # Errors
+    /// [`Full`], if one of them has as many as it may.
+    pub fn sit(&mut self, config: &Config, database: &str, user: &str) -> Result<(), Full> {
+        let of_database =
+            Capped { name: database, max: config.max_db_client_connections(database).get() };
+        let of_user = Capped { name: user, max: config.max_user_client_connections(user).get() };
+        self.seat = Some(self.hub.client_counts.sit(of_database, of_user)?);
+        Ok(())
+    }
+}
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        self.0.client_count.fetch_sub(1, Ordering::Relaxed);
+        self.hub.client_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -158,6 +180,7 @@ impl Hub {
             consoles: Consoles::default(),
             disabled: Mutex::default(),
             client_count: AtomicUsize::new(0),
+            client_counts: ClientCounts::default(),
             next_client_id: AtomicU64::new(1),
             verifiers: Verifiers::default(),
             mock_seed,
@@ -176,7 +199,7 @@ impl Hub {
     pub fn take_client_place(self: &Arc<Self>, max: usize) -> Option<ClientPlace> {
         let before = self.client_count.fetch_add(1, Ordering::Relaxed);
         // Made before the comparison, so that a refused one is given back as well.
-        let place = ClientPlace(self.clone());
+        let place = ClientPlace { hub: self.clone(), seat: None };
         (before < max).then_some(place)
     }
 

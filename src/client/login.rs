@@ -170,7 +170,7 @@ pub async fn login(
         let minor = startup.negotiated_minor();
         return console(hub, &config, framed, user, minor).await;
     }
-    let place = admit(hub, &config)?;
+    let mut place = admit(hub, &config)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
     if hub.is_disabled(&database) {
         return Err(LoginError::refused(
@@ -184,6 +184,9 @@ pub async fn login(
             format!("database \"{database}\" does not exist"),
         ));
     };
+    place
+        .sit(&config, &database, &user)
+        .map_err(|full| LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, full.to_string()))?;
     let minor = startup.negotiated_minor();
     let hub = hub.clone();
     let (ready, peer) = if startup.replication.is_some() {

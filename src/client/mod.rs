@@ -4,6 +4,7 @@
 //! A session is one task on one worker for the client's whole life.
 
 mod cancel;
+mod caps;
 mod consoles;
 mod dedicated;
 pub mod end;
@@ -20,6 +21,7 @@ mod session;
 mod shared;
 mod statements;
 pub mod time_limits;
+pub mod upkeep;
 
 pub use consoles::{ConsoleSeat, Consoles};
 pub use hub::{Hub, Worker};

@@ -9,8 +9,9 @@ use crate::auth::Secret;
 use crate::config::{self, Config, ServerHost};
 use crate::net::SocketOptions;
 use crate::pool::PoolLimits;
-use crate::server::pools::{Caps, PoolSettings, ServerPool};
-use crate::server::{Endpoint, TimeLimits};
+use crate::server::pool_set::Caps;
+use crate::server::pools::{PoolSettings, ServerPool};
+use crate::server::{Endpoint, ServerRules, TimeLimits};
 
 /// What a timeout of 0 comes to where one is needed: a day.
 const NO_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -64,6 +65,8 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
         connecting_max: general.max_connecting_per_pool,
         waiters_max: general.max_waiting_clients.get().unwrap_or(0),
         wait_timeout: route.query_wait_timeout,
+        reserve: route.reserve_pool_size,
+        reserve_after: general.reserve_pool_timeout,
         server_round_robin: general.server_round_robin,
         ..PoolLimits::default()
     };
@@ -80,6 +83,7 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
             transaction: route.transaction_timeout,
             query: route.query_timeout,
         },
+        servers: server_rules(config, route),
         endpoint: endpoint(&route.host, route.port),
         dbname: route.dbname.clone(),
         server_user: route.server_user.clone(),
@@ -93,6 +97,25 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
         user: route.max_user_connections.get().unwrap_or(0),
     };
     (settings, caps)
+}
+
+fn server_rules(config: &Config, route: &config::PoolSettings) -> ServerRules {
+    let general = &config.general;
+    let query = match general.server_check_query.trim() {
+        "<empty>" => Some(""),
+        "" => None,
+        query => Some(query),
+    };
+    ServerRules {
+        min: route.min_pool_size,
+        stands: route.is_forced_user,
+        lifetime: route.server_lifetime,
+        idle_timeout: general.server_idle_timeout,
+        check: query.map(|query| (Arc::from(query), general.server_check_delay)),
+        connect_query: route.connect_query.as_deref().map(Arc::from),
+        forget_after: route.forget_after,
+        logs_ends: general.log_disconnections,
+    }
 }
 
 fn endpoint(host: &ServerHost, port: u16) -> Endpoint {

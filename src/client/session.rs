@@ -26,12 +26,13 @@ use super::statements::ClientStatements;
 use crate::config::PoolMode;
 use crate::net::{Transport, with_scratch};
 use crate::pool::{Checkout, Hint, Outcome, Ticket};
-use crate::primitives::clock;
+use crate::primitives::{Tick, clock};
 use crate::protocol::encode;
-use crate::server::pools::{DialFailure, DialPlace, ServerPool};
+use crate::server::check::NoServer;
+use crate::server::pools::{DialPlace, ServerPool};
 use crate::server::{Server, ServerFault, ServerLease, ServerState, Settings, idle};
 
-type Dial = Pin<Box<dyn Future<Output = Result<ServerLease, DialFailure>> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Result<ServerLease, NoServer>> + Send>>;
 
 /// What a session has of its pool at the moment.
 pub(super) enum Link {
@@ -39,7 +40,8 @@ pub(super) enum Link {
     Unlinked,
     /// A place in the queue. The request is in `carry`.
     Waiting(Ticket<Box<Server>>),
-    /// A right to dial, being used. The request is in `carry`.
+    /// A right to dial, being used, or a server being asked whether it is there. The request is in
+    /// `carry`.
     Dialing(Dial),
     /// A server.
     Linked(ServerLease),
@@ -240,7 +242,12 @@ impl Session {
         loop {
             let now = clock::now();
             match self.pool.pool.checkout(self.hint(), now) {
-                Checkout::Ready(lease) => match self.take_over(cx, lease) {
+                Checkout::Ready(lease) if lease.needs_check(now) => {
+                    self.carry = input.to_vec();
+                    self.client().set_state(ClientState::Waiting, now);
+                    return Next::State(Link::Dialing(self.check(lease)));
+                }
+                Checkout::Ready(lease) => match self.take_over(cx, lease, now) {
                     Ok(mut lease) => {
                         if self.client().link(&lease.shared) {
                             self.carry = input.to_vec();
@@ -316,12 +323,13 @@ impl Session {
         };
         Poll::Ready(match dialed {
             Ok(lease) => self.link_waiting(cx, lease),
-            Err(failure) if failure.error.is_transient() => {
+            Err(NoServer::Lost) => self.request_again(cx),
+            Err(NoServer::Dial(failure)) if failure.error.is_transient() => {
                 let now = clock::now();
                 let ticket = failure.permit.requeue(failure.retry_at, self.hint(), now);
                 Next::State(Link::Waiting(ticket))
             }
-            Err(failure) => {
+            Err(NoServer::Dial(failure)) => {
                 // Nobody who waits for this pool can be served: all are told the reason.
                 failure.permit.fail(failure.retry_at);
                 self.pool.pool.refuse_waiters();
@@ -332,13 +340,15 @@ impl Session {
 
     /// Sends the request kept in `carry` to a server that has just become this client's.
     fn link_waiting(&mut self, cx: &mut Context<'_>, lease: ServerLease) -> Next {
-        let mut lease = match self.take_over(cx, lease) {
+        let now = clock::now();
+        if lease.needs_check(now) {
+            return Next::State(Link::Dialing(self.check(lease)));
+        }
+        let mut lease = match self.take_over(cx, lease, now) {
             Ok(lease) => lease,
             Err(fault) => {
                 tracing::debug!("server was lost before use: {fault}");
-                let input = std::mem::take(&mut self.carry);
-                let naming = self.naming();
-                return with_scratch(|s| self.request(cx, &input, &mut s.output, naming));
+                return self.request_again(cx);
             }
         };
         if self.client().link(&lease.shared) {
@@ -350,6 +360,12 @@ impl Session {
             Ok(_) => Next::State(Link::Linked(lease)),
             Err(end) => self.end_linked(lease, end),
         }
+    }
+
+    /// The server that the request kept in `carry` was to get is gone, and nothing was sent to it.
+    fn request_again(&mut self, cx: &mut Context<'_>) -> Next {
+        let (input, naming) = (std::mem::take(&mut self.carry), self.naming());
+        with_scratch(|s| self.request(cx, &input, &mut s.output, naming))
     }
 
     fn poll_releasing(&mut self, cx: &mut Context<'_>, lease: ServerLease) -> Poll<Next> {
@@ -367,13 +383,13 @@ impl Session {
         &self,
         cx: &mut Context<'_>,
         mut lease: ServerLease,
+        now: Tick,
     ) -> Result<ServerLease, ServerFault> {
         idle::absorb(&mut lease, cx)?;
         if lease.home != self.worker.index {
             let inbox = self.worker.inbox.clone();
             lease.rehome(self.worker.index, inbox)?;
         }
-        let now = clock::now();
         lease.saw_block = false;
         lease.shared.set_state(ServerState::Active);
         lease.shared.linked_at_us.store(now.as_micros(), Ordering::Relaxed);
@@ -402,8 +418,16 @@ impl Session {
     }
 
     fn dial(&self, permit: crate::pool::Permit<Box<Server>>) -> Dial {
-        let place = DialPlace { worker: self.worker.index, inbox: self.worker.inbox.clone() };
-        Box::pin(self.pool.clone().dial(permit, place))
+        let (pool, place) = (self.pool.clone(), self.dial_place());
+        Box::pin(async move { pool.dial(permit, place).await.map_err(NoServer::Dial) })
+    }
+
+    fn check(&self, lease: ServerLease) -> Dial {
+        Box::pin(self.pool.clone().check(lease, self.dial_place()))
+    }
+
+    fn dial_place(&self) -> DialPlace {
+        DialPlace { worker: self.worker.index, inbox: self.worker.inbox.clone() }
     }
 
     fn refused(&self, refusal: crate::pool::Refusal) -> SessionEnd {

@@ -7,6 +7,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 
+use crate::config::PoolMode;
 use crate::net::PeerAddr;
 use crate::primitives::{Tick, clock};
 use crate::server::cancel::CancelInFlight;
@@ -205,6 +206,12 @@ impl ClientShared {
     #[must_use]
     pub fn secret(&self, minor: u16) -> &[u8] {
         if minor >= 2 { &self.secret } else { &self.secret[..4] }
+    }
+
+    /// The mode of its pool, as it is configured now.
+    #[must_use]
+    pub fn pool_mode(&self) -> PoolMode {
+        self.pool.settings.load().mode
     }
 
     /// Asks the session to end and wakes it. The strongest signal stays.

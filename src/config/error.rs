@@ -117,6 +117,14 @@ pub enum Problem {
         /// The type that was found instead.
         found: &'static str,
     },
+    /// A key that is given under two of its names.
+    #[error("{key} of [{path}] is given twice, under two names")]
+    TwoNames {
+        /// The name that is shown everywhere.
+        key: &'static str,
+        /// Where.
+        path: SectionPath,
+    },
     /// A key that nobody knows.
     #[error("unknown key {key:?} in [{path}]{hint}")]
     UnknownKey {

@@ -17,6 +17,10 @@ use super::suggest::nearest;
 use super::unsupported::is_unsupported;
 use super::value::{Kind, Refusal, Value};
 
+/// Other names that PgBouncer has for a key: section, name, key.
+const ALIASES: &[(Section, &str, &str)] =
+    &[(Section::Databases, "reserve_pool", "reserve_pool_size")];
+
 /// The whole file, and what the environment adds to it.
 pub(super) struct RawConfig {
     /// `[general]`.
@@ -159,7 +163,12 @@ impl RawTable {
             match self.known(key.get_ref()) {
                 Ok(known) => {
                     let at = Origin::Offset(value.span().start);
-                    self.set(known, from_toml(value.get_ref()), at, false);
+                    if !self.set(known, from_toml(value.get_ref()), at, false) {
+                        // TOML sees to it that no name stands there twice: this is another one.
+                        let path = self.path.clone();
+                        let at = Origin::Offset(key.span().start);
+                        faults.add(at, Problem::TwoNames { key: known, path });
+                    }
                 }
                 Err(problem) => faults.add(Origin::Offset(key.span().start), problem),
             }
@@ -169,6 +178,10 @@ impl RawTable {
     /// The known key of this name in this table's section, or why there is none.
     pub(super) fn known(&self, key: &str) -> Result<&'static str, Problem> {
         let section = self.path.section;
+        let alias = ALIASES.iter().find(|(of, alias, _)| *of == section && *alias == key);
+        if let Some((_, _, known)) = alias {
+            return Ok(known);
+        }
         if let Some(known) = keys_of(section).find(|known| known.name == key) {
             return Ok(known.name);
         }

@@ -128,6 +128,16 @@ pub struct PoolSettings {
     pub pool_mode: PoolMode,
     /// Server connections of this pool.
     pub pool_size: Limit,
+    /// Server connections that the pool keeps open.
+    pub min_pool_size: usize,
+    /// Server connections beyond `pool_size`, for clients that have waited.
+    pub reserve_pool_size: usize,
+    /// Age at which a server connection is closed; zero closes it after one use.
+    pub server_lifetime: Duration,
+    /// What each server connection runs after its login.
+    pub connect_query: Option<String>,
+    /// Time after which the pool is forgotten when it has neither clients nor servers.
+    pub forget_after: Option<Duration>,
     /// Server connections of the database.
     pub max_db_connections: Limit,
     /// Server connections of the user.
@@ -168,7 +178,7 @@ impl Config {
     /// route. A forced user's settings apply, not those of the client's user. The user need not
     /// be configured: whether it may log in is for authentication to say.
     pub fn pool_settings(&self, database: &str, user: &str) -> Option<PoolSettings> {
-        let (entry, _) = self.database_entry(database)?;
+        let (entry, is_fallback) = self.database_entry(database)?;
         let route = self.database(database)?;
         let is_forced_user = route.forced_user.is_some();
         let server_user = route.forced_user.unwrap_or_else(|| user.to_owned());
@@ -194,6 +204,18 @@ impl Config {
                 .and_then(|user| user.pool_size)
                 .or(entry.pool_size)
                 .unwrap_or(general.default_pool_size),
+            min_pool_size: entry.min_pool_size.unwrap_or(general.min_pool_size),
+            reserve_pool_size: user
+                .and_then(|user| user.reserve_pool_size)
+                .or(entry.reserve_pool_size)
+                .unwrap_or(general.reserve_pool_size),
+            server_lifetime: entry.server_lifetime.unwrap_or(general.server_lifetime),
+            connect_query: entry.connect_query.clone().filter(|query| !query.trim().is_empty()),
+            forget_after: general
+                .pool_idle_timeout
+                .into_iter()
+                .chain(general.autodb_idle_timeout.filter(|_| is_fallback))
+                .min(),
             max_db_connections: entry.max_db_connections.unwrap_or(general.max_db_connections),
             max_user_connections: user
                 .and_then(|user| user.max_user_connections)
@@ -237,6 +259,31 @@ impl Config {
             ]
         });
         of_all.into_iter().chain(of_users.flatten()).flatten().min()
+    }
+
+    /// How many clients a database may have.
+    pub fn max_db_client_connections(&self, database: &str) -> Limit {
+        let entry = self.database_entry(database).map(|(entry, _)| entry);
+        entry
+            .and_then(|entry| entry.max_db_client_connections)
+            .unwrap_or(self.general.max_db_client_connections)
+    }
+
+    /// How many clients a user may be, whatever the databases.
+    pub fn max_user_client_connections(&self, user: &str) -> Limit {
+        let user = self.users.get(user);
+        user.and_then(|user| user.max_user_client_connections)
+            .unwrap_or(self.general.max_user_client_connections)
+    }
+
+    /// The pools that exist without a client: (database, user) of the entries that force a user
+    /// and keep servers.
+    pub fn standing_pools(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.databases.named.iter().filter_map(|(name, entry)| {
+            let min = entry.min_pool_size.unwrap_or(self.general.min_pool_size);
+            let user = entry.user.as_deref().filter(|_| min > 0)?;
+            Some((name.as_str(), user))
+        })
     }
 
     /// The configuration in force after a reload to this one: what only a restart may change is

@@ -29,6 +29,8 @@ const PORT: Int = Int { min: 1, max: 65_535 };
 /// A cap on connections or waiters. The top is far above what a machine can hold.
 const COUNT: LimitUpTo = LimitUpTo(COUNT_MAX);
 const COUNT_MAX: u32 = 10_000_000;
+/// A count of connections where 0 is none.
+const COUNT_OR_NONE: Int = Int { min: 0, max: COUNT_MAX };
 /// Whole seconds as the kernel takes them: a tcp keepalive time of at most 32767 seconds.
 const KEEPALIVE: Time =
     Time { bare: Bare::Seconds, max: Duration::from_secs(32_767), whole_seconds: true };
@@ -65,10 +67,21 @@ settings! {
     max_client_conn: usize = Value("100"), RELOAD, Int { min: 1, max: COUNT_MAX };
     /// Server connections of one pool, which is one user on one database.
     default_pool_size: Limit = Value("20"), RELOAD, COUNT;
+    /// Server connections that a pool with clients keeps open, also when nothing is to be done.
+    min_pool_size: usize = Value("0"), RELOAD, COUNT_OR_NONE;
+    /// Server connections of one pool beyond its size, for clients that have waited
+    /// `reserve_pool_timeout`.
+    reserve_pool_size: usize = Value("0"), RELOAD, COUNT_OR_NONE;
+    /// Wait of a client after which it may have a connection of the reserve. 0 is no reserve.
+    reserve_pool_timeout: Option<Duration> = Value("5"), RELOAD, OffAtZero(Time::SECONDS);
     /// Server connections of one database, over all its users.
     max_db_connections: Limit = Value("0"), RELOAD, COUNT;
+    /// Client connections of one database.
+    max_db_client_connections: Limit = Value("0"), RELOAD, COUNT;
     /// Server connections of one user, over all databases.
     max_user_connections: Limit = Value("0"), RELOAD, COUNT;
+    /// Client connections of one user, over all databases.
+    max_user_client_connections: Limit = Value("0"), RELOAD, COUNT;
     /// Use the server connection that rested longest instead of the one used last.
     server_round_robin: bool = Value("0"), RELOAD, Flag;
     /// Server connections that one pool opens at the same time.
@@ -102,6 +115,15 @@ settings! {
     server_connect_timeout: Option<Duration> = Value("15"), RELOAD, OffAtZero(Time::SECONDS);
     /// Pause after a failed login to a server before the next attempt.
     server_login_retry: Duration = Value("15"), RELOAD, Time::SECONDS;
+    /// Age at which a server connection is closed when it is next free, not all of a pool at once.
+    /// 0 closes it after one use.
+    server_lifetime: Duration = Value("3600"), RELOAD, Time::SECONDS;
+    /// Rest after which a server connection is closed, down to `min_pool_size`. 0 is no limit.
+    server_idle_timeout: Option<Duration> = Value("600"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Time after which a pool without clients and server connections is forgotten. 0 is never.
+    pool_idle_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
+    /// The same for pools of databases that have no entry of their own. 0 is never.
+    autodb_idle_timeout: Option<Duration> = Value("3600"), RELOAD, OffAtZero(Time::SECONDS);
     /// Longest wait of a cancel request for its connection. 0 waits for ever.
     cancel_wait_timeout: Option<Duration> = Value("10"), RELOAD, OffAtZero(Time::SECONDS);
     /// Time that running transactions get to finish after SIGTERM. 0 waits for ever.
@@ -114,6 +136,14 @@ settings! {
     server_reset_query: String = Value("DISCARD ALL"), RELOAD, AnyText;
     /// Run `server_reset_query` in every pool mode.
     server_reset_query_always: bool = Value("0"), RELOAD, Flag;
+    /// Query that asks a server that has rested whether it is still there. `<empty>` is an empty
+    /// query; an empty text is none.
+    server_check_query: String = Value("<empty>"), RELOAD, AnyText;
+    /// Rest after which a server is asked before it is used. 0 always asks.
+    server_check_delay: Duration = Value("30"), RELOAD, Time::SECONDS;
+    /// In session mode, do not wait for the client's end to close a server whose settings changed:
+    /// close both after the transaction.
+    server_fast_close: bool = Value("0"), RELOAD, Flag;
     /// Named prepared statements kept on each server connection. 0 turns the support off.
     max_prepared_statements: usize = Value("200"), RELOAD, Int { min: 0, max: 1_000_000 };
     /// Bytes that the texts of all clients' prepared statements may take; beyond it new ones are
@@ -164,11 +194,26 @@ settings! {
     password: Option<Password> = Absent("that of `[users.NAME]`"), RELOAD, Maybe(Secret);
     /// Server connections of each pool of this database. 0 is no limit.
     pool_size: Option<Limit> = Absent("`default_pool_size`"), RELOAD, Maybe(COUNT);
+    /// Server connections that each pool of this database keeps open.
+    min_pool_size: Option<usize> = Absent("`min_pool_size` of `[general]`"), RELOAD,
+        Maybe(COUNT_OR_NONE);
+    /// Server connections of each pool beyond its size, for clients that wait long.
+    reserve_pool_size: Option<usize> = Absent("`reserve_pool_size` of `[general]`"), RELOAD,
+        Maybe(COUNT_OR_NONE);
     /// When a server connection goes back to its pool.
     pool_mode: Option<PoolMode> = Absent("`pool_mode` of `[general]`"), RELOAD, Maybe(Word);
     /// Server connections of this database, over all its users. 0 is no limit.
     max_db_connections: Option<Limit> = Absent("`max_db_connections` of `[general]`"), RELOAD,
         Maybe(COUNT);
+    /// Client connections of this database. 0 is no limit.
+    max_db_client_connections: Option<Limit> =
+        Absent("`max_db_client_connections` of `[general]`"), RELOAD, Maybe(COUNT);
+    /// Age at which a server connection of this database is closed. 0 closes it after one use.
+    server_lifetime: Option<Duration> = Absent("`server_lifetime` of `[general]`"), RELOAD,
+        Maybe(Time::SECONDS);
+    /// Query that each server connection runs after its login, before clients use it. If it fails,
+    /// that is logged and nothing more.
+    connect_query: Option<String> = Absent("none"), RELOAD, Maybe(AnyText);
     /// Longest wait for a server connection of this database. 0 waits for ever.
     query_wait_timeout: Option<Option<Duration>> = Absent("`query_wait_timeout` of `[general]`"),
         RELOAD, Maybe(OffAtZero(Time::SECONDS));
@@ -184,9 +229,15 @@ settings! {
     pool_mode: Option<PoolMode> = Absent("that of the database"), RELOAD, Maybe(Word);
     /// Server connections of each pool of this user. 0 is no limit.
     pool_size: Option<Limit> = Absent("that of the database"), RELOAD, Maybe(COUNT);
+    /// Server connections of each pool of this user beyond its size.
+    reserve_pool_size: Option<usize> = Absent("that of the database"), RELOAD,
+        Maybe(COUNT_OR_NONE);
     /// Server connections of this user, over all databases. 0 is no limit.
     max_user_connections: Option<Limit> = Absent("`max_user_connections` of `[general]`"), RELOAD,
         Maybe(COUNT);
+    /// Client connections of this user, over all databases. 0 is no limit.
+    max_user_client_connections: Option<Limit> =
+        Absent("`max_user_client_connections` of `[general]`"), RELOAD, Maybe(COUNT);
     /// Longest wait of this user for a server connection. 0 waits for ever.
     query_wait_timeout: Option<Option<Duration>> = Absent("that of the database"), RELOAD,
         Maybe(OffAtZero(Time::SECONDS));

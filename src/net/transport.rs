@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -161,6 +161,18 @@ impl Transport {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let asked = poll(&mut fds, Some(&now));
         asked.is_ok() && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+    }
+
+    /// Tells the peer that nothing more will be written.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn finish_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => SockRef::from(s).shutdown(Shutdown::Write),
+            Self::Unix(s) => SockRef::from(s).shutdown(Shutdown::Write),
+            Self::Closed => Err(closed()),
+        }
     }
 
     /// Has the socket closed by a reset: what the peer has not read yet is lost to it.

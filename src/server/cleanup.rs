@@ -142,7 +142,7 @@ pub fn forget_what_was_reset(server: &mut Server, reset_query: &str) {
 }
 
 /// Runs a query of our own and waits for its end.
-async fn query(server: &mut Server, sql: &str) -> Result<(), CleanUpError> {
+pub(super) async fn query(server: &mut Server, sql: &str) -> Result<(), CleanUpError> {
     let mut message = Vec::new();
     encode::query(&mut message, sql.as_bytes())?;
     server.ledger.push(Owed::pooler(Expects::Query));

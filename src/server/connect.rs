@@ -1,7 +1,9 @@
-//! Connecting to PostgreSQL and logging in, up to the first ReadyForQuery.
+//! Connecting to PostgreSQL and logging in, up to the first ReadyForQuery, and `connect_query` behind
+//! it.
 
 use std::time::Duration;
 
+use super::closing::{CLOSE_LIMIT, Exit};
 use super::connection::Greeting;
 use super::endpoint::Endpoint;
 use super::error::{ConnectError, error_message};
@@ -12,6 +14,8 @@ use crate::auth::md5::md5_response;
 use crate::auth::scram::{ClientKeys, MECHANISM};
 use crate::auth::scram_client::ClientFirst;
 use crate::net::{SocketOptions, Transport};
+use crate::observe::logs::one_line;
+use crate::protocol::TransactionStatus;
 use crate::protocol::decode::{self, Authentication};
 use crate::protocol::encode;
 use crate::protocol::frame;
@@ -33,10 +37,14 @@ pub struct Target<'a> {
     pub keys: &'a ServerKeys,
     /// Further parameters of the StartupMessage, as (name, value).
     pub parameters: &'a [Parameter],
+    /// What is run after the login.
+    pub connect_query: Option<&'a str>,
     /// TCP options.
     pub options: &'a SocketOptions,
     /// Limit for connecting and logging in together.
     pub timeout: Duration,
+    /// Where the connection goes if the login fails or is given up.
+    pub exit: &'a Exit,
 }
 
 /// What a login gives.
@@ -52,25 +60,97 @@ pub struct LoggedIn {
     pub greeting: Greeting,
 }
 
-/// Connects and logs in. Dropping the future closes the connection.
+/// A connection whose login may fail or be dropped at any point: it leaves in order then.
+struct Attempt<'a> {
+    /// `None` once it is logged in.
+    framed: Option<Framed>,
+    exit: &'a Exit,
+}
+
+impl Attempt<'_> {
+    fn framed(&mut self) -> &mut Framed {
+        self.framed.as_mut().expect("BUG: a login goes on after its end")
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if let Some(framed) = self.framed.take() {
+            self.exit.leave(framed.transport, false);
+        }
+    }
+}
+
+/// Connects and logs in, when those have left that were on their way out before: the server is not to
+/// have more connections than there are slots. Dropping the future closes the connection.
 ///
 /// # Errors
 /// [`ConnectError`]; the connection is closed.
 pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
     let attempt = async {
+        // Each takes no longer than the limit; with it, and the way to its worker, this ends anyway.
+        let earlier = target.exit.node.earlier_have_left();
+        let _ = tokio::time::timeout(CLOSE_LIMIT * 2, earlier).await;
         let transport =
             target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
-        let mut framed = Framed::new(transport);
+        let mut attempt = Attempt { framed: Some(Framed::new(transport)), exit: target.exit };
+        let framed = attempt.framed();
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
         let own = [(&b"user"[..], user), (&b"database"[..], dbname)];
         let further = target.parameters.iter().map(|(name, value)| (&**name, &**value));
         encode::startup(&mut startup, own.into_iter().chain(further), 0)?;
         framed.send(&startup).await.map_err(ConnectError::Lost)?;
-        authenticate(&mut framed, target).await?;
-        finish(framed).await
+        authenticate(framed, target).await?;
+        let (mut greeting, key) = finish(framed).await?;
+        if let Some(query) = target.connect_query {
+            run_connect_query(framed, query, &mut greeting).await?;
+        }
+        let framed = attempt.framed.take().expect("BUG: a login ends once");
+        let (backend_pid, secret) = key;
+        Ok(LoggedIn { transport: framed.transport, backend_pid, secret, greeting })
     };
     tokio::time::timeout(target.timeout, attempt).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Runs `connect_query`. Its errors are logged; what it sets and the server reports is what clients
+/// are greeted with.
+async fn run_connect_query(
+    framed: &mut Framed,
+    query: &str,
+    greeting: &mut Greeting,
+) -> Result<(), ConnectError> {
+    let mut bytes = Vec::new();
+    encode::query(&mut bytes, query.as_bytes())?;
+    framed.send(&bytes).await.map_err(ConnectError::Lost)?;
+    loop {
+        let message = next_of_any_kind(framed).await?;
+        match message.tag {
+            b'E' => {
+                let error = error_message(&decode::error_fields(&message.body)?);
+                if error.severity.ends_session() {
+                    return Err(ConnectError::Refused(error));
+                }
+                tracing::warn!("connect_query failed: {}", one_line(&error));
+            }
+            b'S' => {
+                let reported = decode::parameter_status(&message.body)?;
+                greeting.replace(reported.name, reported.value);
+            }
+            // It has nothing to copy from.
+            b'G' | b'W' => {
+                bytes.clear();
+                encode::copy_fail(&mut bytes, b"connect_query cannot copy from a client")?;
+                framed.send(&bytes).await.map_err(ConnectError::Lost)?;
+            }
+            b'Z' => {
+                let status = decode::ready_for_query(&message.body)?;
+                let is_idle = status == TransactionStatus::Idle && framed.buffer.is_empty();
+                return if is_idle { Ok(()) } else { Err(ConnectError::ConnectQuery) };
+            }
+            _ => {}
+        }
+    }
 }
 
 async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectError> {
@@ -152,25 +232,27 @@ async fn sasl_message(framed: &mut Framed) -> Result<Message, ConnectError> {
     if message.tag == b'R' { Ok(message) } else { Err(ConnectError::Unexpected(message.tag)) }
 }
 
+/// The backend's process id and its cancel secret.
+type Key = (i32, Box<[u8]>);
+
 /// After AuthenticationOk: parameters and the cancel key, up to ReadyForQuery.
-async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
+async fn finish(framed: &mut Framed) -> Result<(Greeting, Key), ConnectError> {
     let mut greeting = Greeting::default();
-    let (mut backend_pid, mut secret) = (0, Box::default());
+    let mut key = (0, Box::default());
     loop {
-        let message = next(&mut framed).await?;
+        let message = next(framed).await?;
         match message.tag {
             b'S' => {
                 let parameter = decode::parameter_status(&message.body)?;
                 greeting.parameters.push((parameter.name.into(), parameter.value.into()));
             }
             b'K' => {
-                let key = decode::backend_key_data(&message.body)?;
-                (backend_pid, secret) = (key.pid, key.secret.into());
+                let data = decode::backend_key_data(&message.body)?;
+                key = (data.pid, data.secret.into());
             }
             b'Z' if framed.buffer.is_empty() => {
                 decode::ready_for_query(&message.body)?;
-                let transport = framed.transport;
-                return Ok(LoggedIn { transport, backend_pid, secret, greeting });
+                return Ok((greeting, key));
             }
             tag => return Err(ConnectError::Unexpected(tag)),
         }
@@ -180,11 +262,7 @@ async fn finish(mut framed: Framed) -> Result<LoggedIn, ConnectError> {
 /// The next message that is neither a notice nor an error.
 async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
     loop {
-        let message = framed.message(frame::backend_header).await.map_err(|e| match e {
-            ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
-            ReadError::Io(e) => ConnectError::Lost(e),
-            ReadError::Frame(e) => ConnectError::Frame(e),
-        })?;
+        let message = next_of_any_kind(framed).await?;
         match message.tag {
             b'N' => {}
             b'E' => {
@@ -194,6 +272,14 @@ async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
             _ => return Ok(message),
         }
     }
+}
+
+async fn next_of_any_kind(framed: &mut Framed) -> Result<Message, ConnectError> {
+    framed.message(frame::backend_header).await.map_err(|e| match e {
+        ReadError::Closed => ConnectError::Lost(std::io::ErrorKind::UnexpectedEof.into()),
+        ReadError::Io(e) => ConnectError::Lost(e),
+        ReadError::Frame(e) => ConnectError::Frame(e),
+    })
 }
 
 fn no_password(target: &Target<'_>) -> ConnectError {

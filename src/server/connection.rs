@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::cancel::CancelHold;
+use super::closing::{Closing, Exit};
 use super::endpoint::Endpoint;
 use super::error::ServerFault;
+use super::life::Life;
 use super::pools::ServerPool;
 use super::settings::Settings;
 use super::statements::ServerStatements;
@@ -59,10 +61,16 @@ pub struct Server {
     just_moved: bool,
     /// A FATAL error was received: the connection is about to end.
     pub doomed: bool,
+    /// Bytes pass it unread, so that the ledger knows nothing of it.
+    pub is_unread: bool,
+    /// When it was last given back; `None` while it is vouched for: new, or just asked.
+    pub rests_since: Option<Tick>,
     /// What the console and the cancel table know of it.
     pub shared: Arc<ServerShared>,
     watch: Arc<IdleWatch>,
     watch_waker: Waker,
+    exit: Exit,
+    life: Arc<Life>,
 }
 
 /// What a client is told in the place of an error that the server was made to report.
@@ -216,6 +224,15 @@ pub struct Greeting {
 }
 
 impl Greeting {
+    /// Notes a value that was reported later.
+    pub fn replace(&mut self, name: &[u8], value: &[u8]) {
+        let found = self.parameters.iter_mut().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        match found {
+            Some((_, known)) => *known = value.into(),
+            None => self.parameters.push((name.into(), value.into())),
+        }
+    }
+
     /// A parameter's value, by its name in any case.
     #[must_use]
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
@@ -232,9 +249,10 @@ impl Server {
         home: usize,
         shared: Arc<ServerShared>,
         pool: Weak<ServerPool>,
-        inbox: Arc<WatchInbox>,
+        exit: Exit,
+        life: Arc<Life>,
     ) -> Box<Self> {
-        let (watch, watch_waker) = IdleWatch::new(pool, inbox);
+        let (watch, watch_waker) = IdleWatch::new(pool, exit.inbox.clone());
         Box::new(Self {
             transport,
             home,
@@ -249,10 +267,51 @@ impl Server {
             streaming: Streaming::default(),
             just_moved: false,
             doomed: false,
+            is_unread: false,
+            rests_since: None,
             shared,
             watch,
             watch_waker,
+            exit,
+            life,
         })
+    }
+
+    /// Whether it is too old to be given back, or has done all that it was for.
+    #[must_use]
+    pub fn is_life_over(&self, now: Tick) -> bool {
+        let has_served = self.shared.state() != ServerState::Idle;
+        self.life.is_over(self.shared.connected_at, has_served, now)
+    }
+
+    /// Whether it has rested so long that it has to be asked before it is used.
+    #[must_use]
+    pub fn needs_check(&self, now: Tick) -> bool {
+        self.rests_since.is_some_and(|since| self.life.needs_check(since, now))
+    }
+
+    /// Logs why it is about to be closed, if ends are logged.
+    pub fn log_end(&self, reason: &str, now: Tick) {
+        if self.life.logs() {
+            tracing::info!(
+                database = &*self.shared.database,
+                user = &*self.shared.user,
+                backend_pid = self.shared.backend_pid,
+                age_ms = now.since(self.shared.connected_at).as_millis(),
+                "server connection closed: {reason}"
+            );
+        }
+    }
+
+    /// Has the connection closed in order. The server can only be dropped after that.
+    pub fn leave(&mut self) {
+        let is_free = self.is_free() && !self.is_unread;
+        // One that is in the middle of a query takes no notice before it has something to say.
+        let notices = is_free || self.is_unread || self.doomed;
+        let transport = std::mem::replace(&mut self.transport, Transport::Closed);
+        if notices {
+            self.exit.leave(transport, is_free);
+        }
     }
 
     /// Whether the server may be given to another client: nothing owed, nothing half sent or half
@@ -289,7 +348,8 @@ impl Server {
     pub fn rehome(&mut self, home: usize, inbox: Arc<WatchInbox>) -> std::io::Result<()> {
         self.transport.rehome()?;
         let pool = self.watch.pool.clone();
-        (self.watch, self.watch_waker) = IdleWatch::new(pool, inbox);
+        (self.watch, self.watch_waker) = IdleWatch::new(pool, inbox.clone());
+        self.exit.inbox = inbox;
         self.home = home;
         self.just_moved = true;
         Ok(())
@@ -358,6 +418,12 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 /// Tells a worker's watcher that something happened on an idle server's socket.
 #[derive(Debug)]
 struct IdleWatch {
@@ -385,11 +451,13 @@ impl Wake for IdleWatch {
     }
 }
 
-/// The pools of one worker that have an idle server to be looked at.
+/// What one worker has to do for servers that are nobody's: pools with an idle server to be looked at,
+/// and connections to be closed.
 #[derive(Debug, Default)]
 pub struct WatchInbox {
     pools: Mutex<Vec<Weak<ServerPool>>>,
-    /// Carries no data: what happened is in `pools`.
+    closing: Mutex<Vec<Closing>>,
+    /// Carries no data: what happened is in the lists.
     pub signal: Notify,
 }
 
@@ -402,6 +470,17 @@ impl WatchInbox {
             }
         }
         self.signal.notify_one();
+    }
+
+    /// Leaves a connection here to be closed.
+    pub(super) fn push_closing(&self, closing: Closing) {
+        self.closing.lock().push(closing);
+        self.signal.notify_one();
+    }
+
+    /// Takes the connections that were left to be closed.
+    pub(super) fn take_closing(&self) -> Vec<Closing> {
+        std::mem::take(&mut *self.closing.lock())
     }
 
     /// Takes all that were named since the last time.

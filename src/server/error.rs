@@ -61,6 +61,9 @@ impl ServerFault {
 /// No server connection could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The server could not be reached a moment ago, and the next attempt is not due.
+    #[error("{0}")]
+    Down(ErrorMessage),
     /// The connection was refused or the name not found.
     #[error("connect failed: {0}")]
     Connect(#[source] io::Error),
@@ -91,6 +94,9 @@ pub enum ConnectError {
     /// The server asks for a password and none is configured.
     #[error("no password known for user \"{0}\"")]
     NoPassword(String),
+    /// `connect_query` left a transaction open: nobody could use the server.
+    #[error("connect_query leaves a transaction open")]
+    ConnectQuery,
     /// The SCRAM exchange failed, or the server could not prove itself.
     #[error("SCRAM authentication with the server failed: {0}")]
     Scram(#[from] crate::auth::ScramError),
@@ -102,7 +108,7 @@ impl ConnectError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout | Self::Lost(_) => true,
+            Self::Down(_) | Self::Connect(_) | Self::Timeout | Self::Lost(_) => true,
             Self::Refused(message) => matches!(
                 message.code,
                 SqlState::CANNOT_CONNECT_NOW
@@ -114,10 +120,28 @@ impl ConnectError {
         }
     }
 
+    /// Whether no pool can reach the server, as a quick answer tells. What hangs or breaks may be
+    /// this pool's affair alone.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Refused(message) => message.code == SqlState::CANNOT_CONNECT_NOW,
+            _ => false,
+        }
+    }
+
+    /// Whether the server answered, and not that it cannot be reached.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::Down(_) | Self::Timeout | Self::Lost(_)) && !self.is_unreachable()
+    }
+
     /// What clients are told.
     #[must_use]
     pub fn client_message(&self) -> ErrorMessage {
         match self {
+            Self::Down(message) => message.clone(),
             Self::Refused(message) => ErrorMessage::fatal(message.code, message.message.clone()),
             Self::Connect(_) | Self::Timeout | Self::Lost(_) => ErrorMessage::fatal(
                 SqlState::CONNECTION_FAILURE,

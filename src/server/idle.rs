@@ -1,4 +1,4 @@
-//! The watcher of a worker's idle servers.
+//! The watcher of a worker's idle servers, and of those that are on their way out.
 //!
 //! An idle server's socket wakes no session. Its waker names the pool in the worker's inbox; the
 //! watcher then takes every such server out of the idle set at once and looks at it: the end of
@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
 
 use super::ServerLease;
 use super::connection::{Server, ServerState, WatchInbox};
@@ -17,15 +17,24 @@ use super::pools::ServerPool;
 use super::replies::{self, Aftermath};
 use crate::pool::Hint;
 use crate::primitives::clock;
+use crate::tasks::Tasks;
 
-/// Watches the idle servers of one worker until `stop`.
-pub async fn watch(worker: usize, inbox: Arc<WatchInbox>, stop: CancellationToken) {
-    let mut stopped = pin!(stop.cancelled());
+/// Watches the idle servers of one worker, and closes those that are let go, until `tasks` are asked
+/// to stop.
+pub async fn watch(worker: usize, inbox: Arc<WatchInbox>, tasks: Tasks, handle: Handle) {
+    let mut stopped = pin!(tasks.stop().cancelled());
     loop {
         tokio::select! {
             () = &mut stopped => return,
             // Cancel-safe: what happened is in the inbox, the signal only says to look.
             () = inbox.signal.notified() => {}
+        }
+        for closing in inbox.take_closing() {
+            let stop = tasks.stop().clone();
+            tasks.spawn(&handle, async move {
+                // At the end of all, the socket is closed as it is.
+                let _ = stop.run_until_cancelled_owned(closing.end()).await;
+            });
         }
         for pool in inbox.take() {
             if let Some(pool) = pool.upgrade() {
@@ -37,8 +46,7 @@ pub async fn watch(worker: usize, inbox: Arc<WatchInbox>, stop: CancellationToke
 
 fn look(worker: usize, pool: &ServerPool) {
     for mut lease in pool.pool.take_idle(worker, |server, _| server.is_flagged()) {
-        let mut cx = Context::from_waker(Waker::noop());
-        match absorb(&mut lease, &mut cx) {
+        match absorb_now(&mut lease) {
             Ok(()) => park(lease, worker),
             Err(fault) => {
                 tracing::info!(
@@ -53,24 +61,38 @@ fn look(worker: usize, pool: &ServerPool) {
     }
 }
 
-/// Gives a free server back to its pool, watched.
+/// Gives a free server back to its pool, watched, unless its life is over.
 pub fn park(mut lease: ServerLease, worker: usize) {
     if lease.shared.cancels.is_in_doubt() {
         lease.discard();
         return;
     }
+    let now = clock::now();
+    if lease.is_life_over(now) {
+        lease.log_end("server lifetime over", now);
+        lease.discard();
+        return;
+    }
     if !lease.arm_watch() {
         // Readable, or not known yet: a look costs one read, at most.
-        let mut cx = Context::from_waker(Waker::noop());
-        if absorb(&mut lease, &mut cx).is_err() {
+        if absorb_now(&mut lease).is_err() {
             lease.discard();
             return;
         }
         let _ = lease.arm_watch();
     }
     lease.shared.set_state(ServerState::Idle);
+    lease.rests_since = Some(now);
     let state = lease.settings.fingerprint();
-    lease.check_in(Hint { shard: worker, state }, clock::now());
+    lease.check_in(Hint { shard: worker, state }, now);
+}
+
+/// [`absorb`] without a wake-up for what comes next.
+///
+/// # Errors
+/// As [`absorb`].
+pub fn absorb_now(server: &mut Server) -> Result<(), ServerFault> {
+    absorb(server, &mut Context::from_waker(Waker::noop()))
 }
 
 /// Reads away what a server with nothing owed has sent: notices and parameter changes. Registers

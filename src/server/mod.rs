@@ -4,26 +4,33 @@
 //! pool of `crate::pool` is generic; here it gets its connection type and the way to dial.
 
 pub mod cancel;
+pub mod check;
 pub mod cleanup;
+mod closing;
 mod connect;
 mod connection;
 mod endpoint;
 mod error;
 pub mod framed;
 pub mod idle;
+mod life;
+mod node;
 mod pauses;
+pub mod pool_set;
 pub mod pools;
 pub mod replies;
 mod settings;
 mod statements;
+mod upkeep;
 
 pub use connection::{
     Greeting, INSPECT_BYTES_MAX, Refusal, Server, ServerShared, ServerState, WatchInbox,
 };
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
+pub use life::LOOK_PERIOD;
 pub use pauses::{Pause, Resumed, Scope};
-pub use pools::TimeLimits;
+pub use pools::{ServerRules, TimeLimits};
 pub use settings::{Settings, is_tracked};
 pub use statements::{
     NameCharge, Presence, RecentStatements, SERVER_NAME_PREFIX, ServerStatements, Statement,

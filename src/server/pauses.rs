@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pools::{PoolSet, PoolSetState, ServerPool};
+use super::pool_set::{PoolSet, PoolSetState};
+use super::pools::ServerPool;
 use crate::pool::Gate;
 
 /// What a command is about.

@@ -1,4 +1,4 @@
-//! The pools of PostgreSQL connections, one per (database, user), and how they dial.
+//! The pool of the PostgreSQL connections of one (database, user), and how it dials.
 //!
 //! The generic pool of `crate::pool` decides who gets which connection; this file knows what a
 //! connection is made of. A failed dial is remembered here: clients that log in meanwhile are told
@@ -15,27 +15,24 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::ServerLease;
+use super::closing::Exit;
 use super::connect::{self, Target};
 use super::connection::{Greeting, Server, ServerShared, WatchInbox};
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
-use super::pauses::Pauses;
+use super::life::Life;
+use super::node::{self, Node, Nodes};
 use super::settings::Settings;
 use crate::auth::Secret;
 use crate::auth::scram::ClientKeys;
 use crate::config::PoolMode;
-use crate::net::{SocketOptions, Transport};
+use crate::net::SocketOptions;
 use crate::observe::logs::one_line;
-use crate::pool::{Budget, Permit, Pool, PoolLimits};
+use crate::pool::{Permit, Pool, PoolLimits};
 use crate::primitives::{Tick, clock};
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::startup::Parameter;
-use crate::timeouts::TimeoutHandle;
 
-/// The first pause after a failed dial; each further failure doubles it.
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
-/// The longest pause, unless `server_login_retry` is shorter: a node that is back is found soon.
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// Settings of clients that were tried out on a server, kept per pool.
 const KNOWN_SETTINGS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("BUG: not zero");
 /// Statements known to be good, kept per pool.
@@ -56,6 +53,8 @@ pub struct PoolSettings {
     pub statement_bytes_max: usize,
     /// How long clients may take.
     pub time_limits: TimeLimits,
+    /// How many servers there are, and how long.
+    pub servers: ServerRules,
     /// Where the server listens.
     pub endpoint: Endpoint,
     /// The database's name there.
@@ -70,6 +69,27 @@ pub struct PoolSettings {
     pub login_retry: Duration,
     /// TCP options.
     pub socket_options: SocketOptions,
+}
+
+/// How many servers a pool keeps, how long they live, and how they begin.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerRules {
+    /// `min_pool_size`.
+    pub min: usize,
+    /// They are kept without a client, too: the database forces its user.
+    pub stands: bool,
+    /// `server_lifetime`.
+    pub lifetime: Duration,
+    /// `server_idle_timeout`.
+    pub idle_timeout: Option<Duration>,
+    /// `server_check_query`, and `server_check_delay`.
+    pub check: Option<(Arc<str>, Duration)>,
+    /// `connect_query`.
+    pub connect_query: Option<Arc<str>>,
+    /// How long the pool is remembered without clients and servers.
+    pub forget_after: Option<Duration>,
+    /// `log_disconnections`.
+    pub logs_ends: bool,
 }
 
 /// How long a client may take; absent ones are no limits.
@@ -92,6 +112,7 @@ impl PoolSettings {
         self.endpoint == other.endpoint
             && self.dbname == other.dbname
             && self.server_user == other.server_user
+            && self.servers.connect_query == other.servers.connect_query
     }
 }
 
@@ -115,6 +136,17 @@ pub struct ServerPool {
     known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
     parsed: Mutex<LruCache<u64, ()>>,
     servers: ServerTable,
+    nodes: Nodes,
+    pub(super) life: Arc<Life>,
+    /// Since when it has neither clients nor servers, in microseconds; 0 if it has.
+    pub(super) unused_since_us: AtomicU64,
+}
+
+/// An LRU that takes its memory as it fills: most pools keep little.
+fn lru<V>(max: NonZeroUsize) -> Mutex<LruCache<u64, V>> {
+    let mut cache = LruCache::unbounded();
+    cache.resize(max);
+    Mutex::new(cache)
 }
 
 #[derive(Debug, Default)]
@@ -186,6 +218,34 @@ pub struct DialPlace {
 }
 
 impl ServerPool {
+    /// A pool without servers.
+    pub(super) fn new(
+        (database, user): (Arc<str>, Arc<str>),
+        pool: Arc<Pool<Box<Server>>>,
+        settings: PoolSettings,
+        servers: ServerTable,
+        nodes: Nodes,
+    ) -> Arc<Self> {
+        let life = Arc::<Life>::default();
+        life.follow(&settings);
+        Arc::new(Self {
+            database,
+            user,
+            pool,
+            settings: ArcSwap::from_pointee(settings),
+            clients: AtomicU64::new(0),
+            greeting: ArcSwapOption::empty(),
+            failure: Mutex::default(),
+            keys: ServerKeys::default(),
+            known_settings: lru(KNOWN_SETTINGS_MAX),
+            parsed: lru(PARSED_MAX),
+            servers,
+            nodes,
+            life,
+            unused_since_us: AtomicU64::new(0),
+        })
+    }
+
     /// Dials with `permit`. Dropping the future gives the slot to the next waiter.
     ///
     /// # Errors
@@ -219,7 +279,7 @@ impl ServerPool {
         let slot = match slot {
             Slot::Used(mut lease) => {
                 // Closed before the next one is connected: the server never sees one too many.
-                lease.transport = Transport::Closed;
+                lease.leave();
                 Slot::Used(lease)
             }
             slot @ Slot::New(_) => slot,
@@ -229,12 +289,14 @@ impl ServerPool {
             Slot::Used(lease) => lease.generation(),
         };
         match (self.connect(&place, generation, parameters).await, slot) {
-            (Ok((server, greeting)), Slot::New(permit)) => {
+            (Ok((mut server, greeting)), Slot::New(permit)) => {
                 self.note_success(None);
+                server.is_unread = true;
                 Ok((permit.fulfil(server), greeting))
             }
-            (Ok((server, greeting)), Slot::Used(mut lease)) => {
+            (Ok((mut server, greeting)), Slot::Used(mut lease)) => {
                 self.note_success(None);
+                server.is_unread = true;
                 *lease = server;
                 Ok((lease, greeting))
             }
@@ -257,6 +319,14 @@ impl ServerPool {
         parameters: &[Parameter],
     ) -> Result<(Box<Server>, Greeting), (ConnectError, Tick)> {
         let settings = self.settings.load_full();
+        let node = self.nodes.at(&settings.endpoint);
+        if let Err(turned_away) = node.admit(clock::now()) {
+            let error = ConnectError::Down(turned_away.error);
+            let attempts = self.failure.lock().attempts;
+            self.remember_failure(&error, attempts, turned_away.retry_at);
+            return Err((error, turned_away.retry_at));
+        }
+        let exit = Exit { node: node.clone(), inbox: place.inbox.clone() };
         let target = Target {
             endpoint: &settings.endpoint,
             dbname: &settings.dbname,
@@ -264,11 +334,19 @@ impl ServerPool {
             secret: settings.server_secret.as_ref(),
             keys: &self.keys,
             parameters,
+            // A connection for one client alone may speak a protocol in which it makes no sense.
+            connect_query: settings
+                .servers
+                .connect_query
+                .as_deref()
+                .filter(|_| parameters.is_empty()),
             options: &settings.socket_options,
             timeout: settings.connect_timeout,
+            exit: &exit,
         };
         match connect::connect(&target).await {
             Ok(login) => {
+                node.is_up();
                 let shared = Arc::new(ServerShared::new(
                     NEXT_SERVER_ID.fetch_add(1, Ordering::Relaxed),
                     self,
@@ -281,13 +359,13 @@ impl ServerPool {
                     clock::now(),
                 ));
                 self.servers.insert(&shared);
+                let life = self.life.clone();
                 let weak = Arc::downgrade(self);
-                let inbox = place.inbox.clone();
-                let server = Server::new(login.transport, place.worker, shared, weak, inbox);
+                let server = Server::new(login.transport, place.worker, shared, weak, exit, life);
                 Ok((server, login.greeting))
             }
             Err(error) => {
-                let retry_at = self.note_failure(&error, &settings);
+                let retry_at = self.note_failure(&error, &settings, &node);
                 Err((error, retry_at))
             }
         }
@@ -348,6 +426,7 @@ impl ServerPool {
         let old = self.settings.load();
         let keep = old.same_target(&settings);
         self.pool.set_limits(settings.limits.clone(), clock::now());
+        self.life.follow(&settings);
         self.settings.store(Arc::new(settings));
         self.keys.forget();
         self.failure.lock().error = None;
@@ -380,41 +459,44 @@ impl ServerPool {
         }
     }
 
-    fn note_failure(&self, error: &ConnectError, settings: &PoolSettings) -> Tick {
+    fn note_failure(&self, error: &ConnectError, settings: &PoolSettings, node: &Node) -> Tick {
         let attempts = self.failure.lock().attempts.saturating_add(1);
-        let pause = if error.is_transient() {
-            let doubled = BACK_OFF_MIN.saturating_mul(1 << (attempts - 1).min(8));
-            jittered(doubled.min(BACK_OFF_MAX).min(settings.login_retry))
+        let (now, longest) = (clock::now(), settings.login_retry);
+        if error.is_answer() {
+            node.is_up();
+        }
+        let retry_at = if error.is_unreachable() {
+            node.is_down(error.client_message(), now, longest)
+        } else if error.is_transient() {
+            now.after(node::pause(attempts, longest))
         } else {
             self.keys.forget();
-            settings.login_retry
+            now.after(longest)
         };
         tracing::warn!(
             database = &*self.database,
             user = &*self.user,
             server = %settings.endpoint,
             attempt = attempts,
-            retry_in_ms = pause.as_millis(),
+            retry_in_ms = retry_at.since(now).as_millis(),
             "server login failed: {}",
             one_line(error)
         );
-        let retry_at = clock::now().after(pause);
+        self.remember_failure(error, attempts, retry_at);
+        retry_at
+    }
+
+    fn remember_failure(&self, error: &ConnectError, attempts: u32, retry_at: Tick) {
         *self.failure.lock() = Failure {
             error: Some(error.client_message()),
             is_transient: error.is_transient(),
             attempts,
             retry_at,
         };
-        retry_at
     }
 }
 
 static NEXT_SERVER_ID: AtomicU64 = AtomicU64::new(1);
-
-/// Between half of `pause` and all of it, so that pools do not knock in step.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
-}
 
 /// A slot of a pool, in the hands of somebody who needs a server of his own.
 #[derive(Debug)]
@@ -434,140 +516,4 @@ pub struct DialFailure {
     pub error: ConnectError,
     /// When the next attempt may be made.
     pub retry_at: Tick,
-}
-
-/// All pools, made when a client first asks for them.
-pub struct PoolSet {
-    shards: usize,
-    timeouts: TimeoutHandle,
-    /// Looked up at logins and by the console only.
-    pub(super) state: Mutex<PoolSetState>,
-    /// All live server connections.
-    pub servers: ServerTable,
-}
-
-impl std::fmt::Debug for PoolSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PoolSet").field("shards", &self.shards).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct PoolSetState {
-    pub(super) pools: HashMap<(Arc<str>, Arc<str>), Arc<ServerPool>>,
-    database_budgets: HashMap<Arc<str>, Arc<Budget>>,
-    user_budgets: HashMap<Arc<str>, Arc<Budget>>,
-    pub(super) pauses: Pauses,
-    /// Taken out, with servers of theirs still in use.
-    pub(super) leaving: Vec<Arc<ServerPool>>,
-}
-
-/// The caps that a pool's servers count against, beside its own size. 0 is no cap.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Caps {
-    /// `max_db_connections`.
-    pub database: usize,
-    /// `max_user_connections`.
-    pub user: usize,
-}
-
-impl PoolSet {
-    /// No pools yet; each will have `shards` shards, one per worker.
-    #[must_use]
-    pub fn new(shards: usize, timeouts: TimeoutHandle) -> Self {
-        Self { shards, timeouts, state: Mutex::default(), servers: ServerTable::default() }
-    }
-
-    /// The pool of (database, user), made by `settings` if there is none.
-    pub fn pool(
-        &self,
-        database: &str,
-        user: &str,
-        settings: impl FnOnce() -> (PoolSettings, Caps),
-    ) -> Arc<ServerPool> {
-        let mut state = self.state.lock();
-        let key = (Arc::from(database), Arc::from(user));
-        if let Some(pool) = state.pools.get(&key) {
-            return pool.clone();
-        }
-        let (settings, caps) = settings();
-        let budgets = state.budgets(database, user, caps);
-        let limits = settings.limits.clone();
-        let pool = Arc::new(ServerPool {
-            database: key.0.clone(),
-            user: key.1.clone(),
-            pool: Pool::new(self.shards, limits, budgets, self.timeouts.clone()),
-            settings: ArcSwap::from_pointee(settings),
-            clients: AtomicU64::new(0),
-            greeting: ArcSwapOption::empty(),
-            failure: Mutex::default(),
-            keys: ServerKeys::default(),
-            known_settings: Mutex::new(LruCache::new(KNOWN_SETTINGS_MAX)),
-            parsed: Mutex::new(LruCache::new(PARSED_MAX)),
-            servers: self.servers.clone(),
-        });
-        // Nothing is there to be closed or served yet: the gate alone is set.
-        pool.pool.set_gate(state.pauses.gate(database));
-        state.pools.insert(key, pool.clone());
-        drop(state);
-        // Its budgets may be there from an earlier configuration.
-        self.set_caps(database, user, caps);
-        pool
-    }
-
-    /// All pools, sorted by database and user.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<ServerPool>> {
-        let mut pools: Vec<_> = self.state.lock().pools.values().cloned().collect();
-        pools.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
-        pools
-    }
-
-    /// Sets the caps of a database and a user, as a reload does.
-    pub fn set_caps(&self, database: &str, user: &str, caps: Caps) {
-        let budgets = self.state.lock().budgets(database, user, caps);
-        // After the unlock: a raised cap wakes waiters, a lowered one closes servers.
-        for (budget, cap) in budgets.iter().zip([caps.database, caps.user]) {
-            budget.set_limit(cap, clock::now());
-        }
-    }
-
-    /// Takes a pool out, closing it: its database is configured no longer.
-    pub fn remove(&self, pool: &ServerPool) {
-        {
-            let mut state = self.state.lock();
-            state.leaving.retain(|pool| pool.owned() > 0);
-            let key = (pool.database.clone(), pool.user.clone());
-            // Another may have been made under its name since.
-            if state.pools.get(&key).is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), pool)) {
-                let removed = state.pools.remove(&key);
-                state.leaving.extend(removed);
-            }
-        }
-        // Its servers are marked as to be closed, for the console.
-        pool.pool.bump_generation();
-        pool.pool.close();
-    }
-}
-
-impl PoolSetState {
-    fn budgets(&mut self, database: &str, user: &str, caps: Caps) -> Vec<Arc<Budget>> {
-        let of_database = budget(&mut self.database_budgets, "database", database, caps.database);
-        let of_user = budget(&mut self.user_budgets, "user", user, caps.user);
-        vec![of_database, of_user]
-    }
-}
-
-fn budget(
-    budgets: &mut HashMap<Arc<str>, Arc<Budget>>,
-    kind: &str,
-    name: &str,
-    limit: usize,
-) -> Arc<Budget> {
-    if let Some(budget) = budgets.get(name) {
-        return budget.clone();
-    }
-    let budget = Budget::new(&format!("{kind} {name}"), limit);
-    budgets.insert(name.into(), budget.clone());
-    budget
 }

@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 use crate::client::end::{LoginError, SessionEnd};
 use crate::client::hub::Worker;
 use crate::net::with_scratch;
-use crate::pool::{Checkout, Hint, Outcome, Permit};
+use crate::pool::{Checkout, Hint, Outcome, Permit, Ticket};
 use crate::primitives::clock;
 use crate::protocol::decode;
 use crate::protocol::encode;
@@ -78,27 +78,42 @@ async fn accepted(
 
 /// A server for the length of a login.
 async fn borrow(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<ServerLease, LoginError> {
+    let mut next = slot(pool, worker).await?;
     loop {
-        let lease = match slot(pool, worker).await? {
-            Slot::Used(lease) => lease,
-            Slot::New(permit) => dial(pool, worker, permit).await?,
+        let lease = match next {
+            Slot::Used(lease) if lease.needs_check(clock::now()) => {
+                pool.clone().check(lease, dial_place(worker)).await.ok()
+            }
+            Slot::Used(lease) => Some(lease),
+            Slot::New(permit) => match dial(pool, worker, permit).await? {
+                Dialled::Server(lease) => Some(lease),
+                Dialled::NotYet(ticket) => {
+                    next = wait(pool, ticket).await?;
+                    continue;
+                }
+            },
         };
-        match take_over(lease, worker).await {
-            Ok(lease) => return Ok(lease),
-            Err(fault) => tracing::debug!("idle server was lost: {fault}"),
+        if let Some(lease) = lease {
+            match take_over(lease, worker).await {
+                Ok(lease) => return Ok(lease),
+                Err(fault) => tracing::debug!("idle server was lost: {fault}"),
+            }
         }
+        next = slot(pool, worker).await?;
     }
 }
 
 /// A slot of the pool, waited for in line. Dropping the future gives it back.
 async fn slot(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<Slot, LoginError> {
-    let hint = Hint { shard: worker.index, state: 0 };
-    let mut ticket = match pool.pool.checkout(hint, clock::now()) {
-        Checkout::Ready(lease) => return Ok(Slot::Used(lease)),
-        Checkout::Connect(permit) => return Ok(Slot::New(permit)),
-        Checkout::Wait(ticket) => ticket,
-        Checkout::Refused(refusal) => return Err(no_server(&SessionEnd::Refused(refusal))),
-    };
+    match pool.pool.checkout(hint(worker), clock::now()) {
+        Checkout::Ready(lease) => Ok(Slot::Used(lease)),
+        Checkout::Connect(permit) => Ok(Slot::New(permit)),
+        Checkout::Wait(ticket) => wait(pool, ticket).await,
+        Checkout::Refused(refusal) => Err(no_server(&SessionEnd::Refused(refusal))),
+    }
+}
+
+async fn wait(pool: &ServerPool, mut ticket: Ticket<Box<Server>>) -> Result<Slot, LoginError> {
     match poll_fn(|cx| ticket.poll_wait(cx)).await {
         Outcome::Handed(lease) => Ok(Slot::Used(lease)),
         Outcome::Connect(permit) => Ok(Slot::New(permit)),
@@ -108,6 +123,10 @@ async fn slot(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<Slot, Logi
             None => no_server(&SessionEnd::Refused(refusal)),
         }),
     }
+}
+
+fn hint(worker: &Worker) -> Hint {
+    Hint { shard: worker.index, state: 0 }
 }
 
 /// A server of the client's own, logged in with its own parameters, and that server's greeting.
@@ -120,9 +139,12 @@ pub(super) async fn dedicated(
         return Err(LoginError::Refused(message));
     }
     let slot = slot(pool, worker).await?;
-    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
-    let dedicated = pool.clone().dedicate(slot, place, parameters).await;
+    let dedicated = pool.clone().dedicate(slot, dial_place(worker), parameters).await;
     dedicated.map_err(|error| LoginError::Refused(error.client_message()))
+}
+
+fn dial_place(worker: &Worker) -> DialPlace {
+    DialPlace { worker: worker.index, inbox: worker.inbox.clone() }
 }
 
 fn no_server(end: &SessionEnd) -> LoginError {
@@ -132,20 +154,33 @@ fn no_server(end: &SessionEnd) -> LoginError {
     }
 }
 
-/// Dials for a login. It does not wait out a failure: the client is told at once.
+/// What a dial for a login came to.
+enum Dialled {
+    Server(ServerLease),
+    /// The failure may pass: the login waits on, in its old place.
+    NotYet(Ticket<Box<Server>>),
+}
+
+/// Dials for a login. A pool that has never had a server does not wait out a failure: its clients are
+/// told at once. Afterwards a login is one of those who wait.
 async fn dial(
     pool: &Arc<ServerPool>,
     worker: &Arc<Worker>,
     permit: Permit<Box<Server>>,
-) -> Result<ServerLease, LoginError> {
-    let place = DialPlace { worker: worker.index, inbox: worker.inbox.clone() };
-    pool.clone().dial(permit, place).await.map_err(|failure| {
-        failure.permit.fail(failure.retry_at);
-        if !failure.error.is_transient() {
-            pool.pool.refuse_waiters();
-        }
-        LoginError::Refused(failure.error.client_message())
-    })
+) -> Result<Dialled, LoginError> {
+    let failure = match pool.clone().dial(permit, dial_place(worker)).await {
+        Ok(lease) => return Ok(Dialled::Server(lease)),
+        Err(failure) => failure,
+    };
+    if failure.error.is_transient() && pool.greeting().is_some() {
+        let ticket = failure.permit.requeue(failure.retry_at, hint(worker), clock::now());
+        return Ok(Dialled::NotYet(ticket));
+    }
+    failure.permit.fail(failure.retry_at);
+    if !failure.error.is_transient() {
+        pool.pool.refuse_waiters();
+    }
+    Err(LoginError::Refused(failure.error.client_message()))
 }
 
 async fn take_over(

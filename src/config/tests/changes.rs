@@ -73,7 +73,7 @@ fn every_key_shows_up_in_a_difference() {
             "auth_type" => "plain",
             "log_format" => "json",
             "log_level" => "debug",
-            "server_round_robin" | "server_reset_query_always" => "1",
+            "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",
             "tcp_keepalive" | "log_connections" | "log_disconnections" | "log_pooler_errors" => "0",
             _ => "77",
         };

@@ -143,7 +143,7 @@ fn the_examples_of_the_manual_are_good() {
 #[test]
 fn the_errors_shown_in_the_manual_are_those_given() {
     let bad = "[databases.x]\nhost = \"::1\"\n[general]\ndefault_pool_sise = 3\n\
-               pool_mode = \"transacton\"\nserver_lifetime = 3600\n\n[databases.app]\nport = 0\n";
+               pool_mode = \"transacton\"\ndns_max_ttl = 15\n\n[databases.app]\nport = 0\n";
     let env = |name: &str| (name == "PGBATON_LISTEN_PORT").then(|| "http".to_owned());
     let error = super::super::parse(bad, "config.toml", &env).expect_err("mistakes");
     assert!(CONFIG_MD.contains(&format!("```text\n{error}\n```")), "{error}");

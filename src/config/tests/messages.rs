@@ -15,6 +15,18 @@ fn one(text: &str, expected: &str) {
 }
 
 #[test]
+fn a_key_under_two_of_its_names() {
+    one(
+        "[databases.a]\nhost = \"b\"\nreserve_pool = 1\nreserve_pool_size = 2",
+        "config.toml:4:1: reserve_pool_size of [databases.a] is given twice, under two names",
+    );
+    one(
+        "[databases]\na = \"host=b reserve_pool=1 reserve_pool_size=2\"",
+        "config.toml:2:5: databases.a: a key of the connection string stands there twice",
+    );
+}
+
+#[test]
 fn unknown_keys() {
     one(
         "[general]\ndefault_pool_sise = 3",
@@ -76,13 +88,10 @@ fn what_should_be_a_table() {
 
 #[test]
 fn keys_and_words_of_pgbouncer() {
+    one("[general]\ndns_max_ttl = 15", &format!("config.toml:2:1: dns_max_ttl is {UNSUPPORTED}"));
     one(
-        "[general]\nserver_lifetime = 3600",
-        &format!("config.toml:2:1: server_lifetime is {UNSUPPORTED}"),
-    );
-    one(
-        "[databases]\na = \"host=b connect_query='select 1'\"",
-        &format!("config.toml:2:5: databases.a.connect_query is {UNSUPPORTED}"),
+        "[databases]\na = \"host=b load_balance_hosts=disable\"",
+        &format!("config.toml:2:5: databases.a.load_balance_hosts is {UNSUPPORTED}"),
     );
     one(
         "[general]\nauth_type = \"hba\"",

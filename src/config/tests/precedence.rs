@@ -89,6 +89,38 @@ fn each_user_setting_stands_alone() {
 }
 
 #[test]
+fn the_numbers_and_lives_of_servers() {
+    let config = config(
+        "[general]\nmin_pool_size = 1\nreserve_pool_size = 2\nserver_lifetime = 10\n\
+         pool_idle_timeout = 30\nautodb_idle_timeout = 20\nmax_db_client_connections = 5\n\
+         max_user_client_connections = 6\n\
+         [databases.own]\nhost = \"h\"\nmin_pool_size = 3\nreserve_pool = 4\nserver_lifetime = 0\n\
+         max_db_client_connections = 0\nconnect_query = \"select 1\"\n\
+         [databases.forced]\nhost = \"h\"\nuser = \"a\"\nconnect_query = \" \"\n\
+         [databases.unforced]\nhost = \"h\"\nuser = \"a\"\nmin_pool_size = 0\n\
+         [databases.\"*\"]\nhost = \"h\"\nuser = \"a\"\n\
+         [users.a]\nreserve_pool_size = 0\nmax_user_client_connections = 7\n",
+    );
+    let of = |database: &str, user: &str| {
+        let pool = config.pool_settings(database, user).expect("a pool");
+        let seconds = |time: Duration| time.as_secs();
+        let forget = pool.forget_after.map_or(0, seconds);
+        let life = seconds(pool.server_lifetime);
+        (pool.min_pool_size, pool.reserve_pool_size, life, forget, pool.connect_query)
+    };
+    assert_eq!(of("own", "b"), (3, 4, 0, 30, Some("select 1".to_owned())));
+    assert_eq!(of("own", "a"), (3, 0, 0, 30, Some("select 1".to_owned())));
+    assert_eq!(of("forced", "b"), (1, 0, 10, 30, None));
+    assert_eq!(of("unlisted", "b"), (1, 0, 10, 20, None));
+    let clients = |limit: Limit| limit.get();
+    assert_eq!(clients(config.max_db_client_connections("own")), None);
+    assert_eq!(clients(config.max_db_client_connections("unlisted")), Some(5));
+    assert_eq!(clients(config.max_user_client_connections("a")), Some(7));
+    assert_eq!(clients(config.max_user_client_connections("b")), Some(6));
+    assert_eq!(config.standing_pools().collect::<Vec<_>>(), [("forced", "a")]);
+}
+
+#[test]
 fn the_server_side_of_a_pool() {
     let config = config(FILE);
     for (database, user, server_user, password, is_forced) in [

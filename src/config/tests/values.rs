@@ -101,7 +101,7 @@ fn every_key_takes_its_printed_form_in_its_section() {
         "host" => "db.example.org",
         "dbname" | "user" => "name",
         "password" => "***",
-        "server_round_robin" | "server_reset_query_always" => "1",
+        "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",
         "tcp_keepalive" | "log_connections" | "log_disconnections" | "log_pooler_errors" => "0",
         _ => "7",
     };
