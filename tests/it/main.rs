@@ -9,8 +9,10 @@ mod direct;
 mod drivers;
 mod fault_proxy_selftest;
 mod gone;
+mod growing;
 mod lifecycle;
 mod limits;
+mod lives;
 mod lost;
 mod networks;
 mod pgbench;
@@ -19,6 +21,7 @@ mod readme;
 mod replication;
 mod review;
 mod servers;
+mod soak;
 mod stage;
 mod streams;
 #[path = "../support/mod.rs"]

@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub enum Step {
     /// Read the startup packet (refusing SSL and GSSAPI encryption), trust the client, report
     /// server_version and the usual parameters, a key, and ReadyForQuery.
     Login,
+    /// The same, after so long. Counted while it lasts; see [`FakePostgres::most_logins_at_once`].
+    LoginAfter(Duration),
     /// Read the startup packet only.
     Startup,
     /// Read messages up to and with the first one of this tag.
@@ -43,6 +45,8 @@ pub enum Step {
     /// Answer every Query and Sync like a server that does nothing, until the client leaves.
     /// See [`idle_reply`] for the answers.
     Serve,
+    /// The same, each answer after so long.
+    ServeAfter(Duration),
     /// Do nothing for this long.
     Pause(Duration),
     /// Do nothing, reading nothing, until the fake is dropped.
@@ -80,6 +84,8 @@ pub struct FakePostgres {
 struct Shared {
     scripts: Vec<Vec<Step>>,
     stopping: AtomicBool,
+    logins: AtomicUsize,
+    most_logins: AtomicUsize,
     /// Guards the record only; nothing else is locked under it.
     events: Mutex<Vec<Event>>,
 }
@@ -92,7 +98,13 @@ impl FakePostgres {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let events = Mutex::new(Vec::new());
-        let shared = Arc::new(Shared { scripts, stopping: AtomicBool::new(false), events });
+        let shared = Arc::new(Shared {
+            scripts,
+            stopping: AtomicBool::new(false),
+            logins: AtomicUsize::new(0),
+            most_logins: AtomicUsize::new(0),
+            events,
+        });
         let acceptor = {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("fake-acceptor".into()).spawn(move || {
@@ -137,6 +149,11 @@ impl FakePostgres {
             _ => None,
         });
         queries.collect()
+    }
+
+    /// The most logins that were under way at once, of those that were to take a time.
+    pub fn most_logins_at_once(&self) -> usize {
+        self.shared.most_logins.load(Ordering::Relaxed)
     }
 
     /// How many clients have connected; cancel requests do not count.
@@ -220,7 +237,7 @@ impl Peer<'_> {
     fn open(&mut self) -> io::Result<Option<Vec<Step>>> {
         let next = self.shared.script(self.shared.connected());
         let startup = match next.first() {
-            Some(Step::Login | Step::Startup) => match self.read_startup()? {
+            Some(Step::Login | Step::LoginAfter(_) | Step::Startup) => match self.read_startup()? {
                 None => return Ok(None),
                 startup => startup,
             },
@@ -255,9 +272,14 @@ impl Peer<'_> {
         for step in script {
             match step {
                 Step::Startup => {}
-                Step::Login => {
-                    let pid = FIRST_PID + i32::try_from(self.number).unwrap();
-                    self.write_all(&login_reply(pid, &SECRET))?;
+                Step::Login => self.log_in()?,
+                Step::LoginAfter(time) => {
+                    let now = self.shared.logins.fetch_add(1, Ordering::Relaxed) + 1;
+                    self.shared.most_logins.fetch_max(now, Ordering::Relaxed);
+                    let slept = self.sleep(*time);
+                    // Before the answer: once it has come, the next one may be begun.
+                    self.shared.logins.fetch_sub(1, Ordering::Relaxed);
+                    slept.and_then(|()| self.log_in())?;
                 }
                 Step::Expect(tag) => while self.read_message()?.0 != *tag {},
                 Step::Send(bytes) => self.write_all(bytes)?,
@@ -267,7 +289,8 @@ impl Peer<'_> {
                         self.sleep(*pause)?;
                     }
                 }
-                Step::Serve => self.serve()?,
+                Step::Serve => self.serve(Duration::ZERO)?,
+                Step::ServeAfter(time) => self.serve(*time)?,
                 Step::Pause(time) => self.sleep(*time)?,
                 Step::Stall => self.sleep(Duration::MAX)?,
                 Step::Drain => loop {
@@ -284,12 +307,18 @@ impl Peer<'_> {
         Ok(())
     }
 
-    fn serve(&mut self) -> io::Result<()> {
+    fn log_in(&mut self) -> io::Result<()> {
+        let pid = FIRST_PID + i32::try_from(self.number).unwrap();
+        self.write_all(&login_reply(pid, &SECRET))
+    }
+
+    fn serve(&mut self, after: Duration) -> io::Result<()> {
         loop {
             let (tag, _) = self.read_message()?;
             if tag == b'X' {
                 return Ok(());
             }
+            self.sleep(after)?;
             self.write_all(&idle_reply(tag))?;
         }
     }
