@@ -5,6 +5,7 @@
 use std::net::Shutdown;
 
 use crate::stage::{PATIENCE, Stage};
+use crate::support::fault_proxy::Way::Up as FromPooler;
 use crate::support::pgbaton::eventually;
 use crate::support::postgres::Postgres;
 use crate::support::wire::{self, Login, Wire};
@@ -558,6 +559,47 @@ fn c07_many_inserts_before_terminate_are_all_carried_out() {
     drop(client);
     assert!(eventually(PATIENCE, || rows(&stage) == "300"), "{} of 300 rows", rows(&stage));
     stage.assert_settled(0);
+}
+
+/// A client that leaves while the server is behind with so many answers that the last request is
+/// sent on in part; `goodbye` stands behind that. The rows there are in the end.
+fn rows_of_a_long_insert_that_had_to_wait(goodbye: &[u8]) -> String {
+    /// Answers that may be owed before requests have to wait.
+    const OWED_MAX: usize = 8 * 1024;
+    let (stage, proxy) = Stage::behind_proxy(1, |config| config);
+    let mut stage = stage.watched();
+    stage.sql("create table t (n int)");
+    let mut blocker = Wire::login(stage.postgres.address(), &stage.login());
+    blocker.query("begin; lock table t");
+    let mut client = stage.client();
+    let before = proxy.traffic(FromPooler).bytes_in;
+    let insert = wire::query(&format!("insert into t values (1) -- {}", "x".repeat(50_000)));
+    let (head, rest) = insert.split_at(20_000);
+    let syncs = wire::sync().repeat(OWED_MAX - 2);
+    let first = [&wire::query("select n from t")[..], &syncs, head].concat();
+    client.send(&first);
+    let sent = || proxy.traffic(FromPooler).bytes_in - before;
+    assert!(eventually(PATIENCE, || sent() == first.len()), "{} of {}", sent(), first.len());
+    client.send(&[rest, goodbye].concat());
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(sent(), first.len(), "the rest of the message has to wait");
+    drop(client);
+    // Time enough to miss it.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    blocker.query("commit");
+    drop(blocker);
+    stage.assert_settled(0);
+    rows(&stage)
+}
+
+#[test]
+fn c07_a_long_insert_before_terminate_is_carried_out_though_a_part_of_it_had_to_wait() {
+    assert_eq!(rows_of_a_long_insert_that_had_to_wait(&wire::terminate()), "1");
+}
+
+#[test]
+fn c06_a_long_insert_without_terminate_is_not_carried_out_if_a_part_of_it_had_to_wait() {
+    assert_eq!(rows_of_a_long_insert_that_had_to_wait(b""), "0");
 }
 
 #[test]
