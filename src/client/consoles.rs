@@ -53,7 +53,8 @@ impl Consoles {
         if pid & CONSOLE_BIT == 0 {
             return false;
         }
-        let slot = usize::try_from((pid & !CONSOLE_BIT) - 1).ok();
+        // Anybody may send any number.
+        let slot = (pid & !CONSOLE_BIT).checked_sub(1).and_then(|slot| usize::try_from(slot).ok());
         let entry = slot.and_then(|slot| self.0.lock().get(slot).cloned());
         if let Some(entry) = entry {
             let known: &[u8] = if secret.len() == 4 { &entry.secret[..4] } else { &entry.secret };
@@ -113,6 +114,9 @@ mod tests {
             (one.pid(), &one.secret(2)[..5]),
             (two.pid() + 1, one.secret(2)),
             (CONSOLE_BIT, one.secret(2)),
+            (CONSOLE_BIT | i32::MIN, one.secret(2)),
+            (one.pid() | i32::MIN, one.secret(2)),
+            (-1, one.secret(2)),
         ] {
             assert!(consoles.cancel(pid, secret));
             assert!(first.as_mut().poll(&mut cx).is_pending());

@@ -108,6 +108,9 @@ fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
         (-1, own.1.clone()),
         (i32::MAX, own.1.clone()),
         (i32::MIN, vec![0; 4]),
+        // The bit of the consoles, alone and with the sign.
+        (1 << 30, own.1.clone()),
+        (i32::MIN | 1 << 30, own.1.clone()),
         (other.pid, own.1.clone()),
         (own.0, other.secret.clone()),
         // The server's own process id is no client's.
