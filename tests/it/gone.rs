@@ -5,8 +5,9 @@
 use std::net::Shutdown;
 
 use crate::stage::{PATIENCE, Stage};
+use crate::support::fake_postgres::{Event, FakePostgres, Step};
 use crate::support::fault_proxy::Way::Up as FromPooler;
-use crate::support::pgbaton::eventually;
+use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::Postgres;
 use crate::support::wire::{self, Login, Wire};
 
@@ -293,6 +294,28 @@ fn c03_a_pipelined_transaction_of_a_vanished_client_is_not_carried_out_by_halves
         leave(client, way);
         stage.assert_settled(0);
         assert_eq!(stage.sql("select n from t"), "", "{way:?}: half a transaction");
+    }
+}
+
+#[test]
+fn c03_a_server_that_is_given_up_with_requests_under_way_is_closed_by_a_reset() {
+    // Behind an orderly close a distant server would answer what was cancelled and go on with the
+    // next request in its buffer: it learns only then that nobody listens.
+    let deaf = vec![Step::Login, Step::Expect(b'Q'), Step::Drain];
+    for queries in [1, 2] {
+        let fake = FakePostgres::start(vec![deaf.clone()]);
+        let config = Config::new().set("client_cleanup_timeout", "1").database_at(
+            "app",
+            fake.address(),
+            "pool_size = 1",
+        );
+        let pgbaton = Pgbaton::start(&config);
+        let mut client = Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+        client.send(&wire::query("select").repeat(queries));
+        assert!(eventually(PATIENCE, || fake.queries(0).len() == queries));
+        leave(client, Close);
+        fake.wait_for(|event| *event == Event::Reset(0));
+        fake.wait_for(|event| matches!(event, Event::Cancel(..)));
     }
 }
 
