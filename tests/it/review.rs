@@ -221,6 +221,29 @@ fn a_literal_is_read_under_its_clients_own_settings() {
 }
 
 #[test]
+fn an_error_names_a_statement_as_its_client_does_though_its_settings_have_changed() {
+    let stage = Stage::with(1, |config| config.set("max_prepared_statements", "1"));
+    let [mut direct, mut client] = [stage.postgres.address(), stage.pgbaton.address()]
+        .map(|address| Wire::login(address, &stage.login()));
+    for client in [&mut direct, &mut client] {
+        client.send(&[parse("s", "select $1::date"), sync()].concat());
+        assert_eq!(tags(client), "1Z");
+        client.query("set datestyle = 'German'");
+    }
+    // Takes the text's place on the server, which reads it again under the settings of now.
+    let mut other = stage.client();
+    other.send(&[parse("t", "select 7"), sync()].concat());
+    assert_eq!(tags(&mut other), "1Z");
+    let told = [&mut direct, &mut client].map(|client| {
+        client.send(&[run("s"), sync()].concat());
+        let error = client.receive_reply().unwrap().error.expect("a value is missing");
+        error.message().to_owned()
+    });
+    assert!(told[0].contains("\"s\""), "{told:?}");
+    assert_eq!(told[0], told[1]);
+}
+
+#[test]
 fn a_string_is_read_under_its_clients_own_encoding() {
     let stage = Stage::open(1);
     let text = "select length('\u{e9}')";
