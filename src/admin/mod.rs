@@ -42,7 +42,7 @@ struct Console {
 #[must_use]
 pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let ConsoleClient { framed, user, is_admin, seat, minor } = client;
+        let ConsoleClient { framed, user, is_admin, seat } = client;
         tracing::debug!(user, "console connected");
         let (hub_of_console, name) = (hub.clone(), user.clone());
         let mut console = Console {
@@ -56,7 +56,7 @@ pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output 
         // Cancel-safe: the connection is dropped with the future. A command that waits is given
         // up, and a pause that it waits for is taken back.
         let end = tokio::select! {
-            end = converse(&mut console, minor) => end,
+            end = converse(&mut console) => end,
             () = hub.stopping.cancelled() => Ok(()),
         };
         match end {
@@ -66,8 +66,8 @@ pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output 
     })
 }
 
-async fn converse(console: &mut Console, minor: u16) -> Result<(), ReadError> {
-    let mut out = welcome(&console.seat, minor);
+async fn converse(console: &mut Console) -> Result<(), ReadError> {
+    let mut out = welcome(&console.seat);
     console.framed.send(&out).await?;
     let mut prepared = Prepared::default();
     let mut skipping = false;
@@ -109,7 +109,7 @@ async fn converse(console: &mut Console, minor: u16) -> Result<(), ReadError> {
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
-fn welcome(seat: &ConsoleSeat, minor: u16) -> Vec<u8> {
+fn welcome(seat: &ConsoleSeat) -> Vec<u8> {
     let mut out = Vec::new();
     let version = format!("{}/pgbaton", env!("CARGO_PKG_VERSION"));
     for (name, value) in [
@@ -124,7 +124,7 @@ fn welcome(seat: &ConsoleSeat, minor: u16) -> Vec<u8> {
         encode::parameter_status(&mut out, name.as_bytes(), value.as_bytes())
             .expect("BUG: our own short strings");
     }
-    encode::backend_key_data(&mut out, seat.pid(), seat.secret(minor))
+    encode::backend_key_data(&mut out, seat.pid(), seat.secret())
         .expect("BUG: our own short secret");
     encode::ready_for_query(&mut out, TransactionStatus::Idle);
     out

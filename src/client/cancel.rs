@@ -63,18 +63,26 @@ impl Session {
     pub(super) fn cancel_waiting(&mut self, unused: Option<ServerLease>) -> Next {
         self.client().unlink();
         self.client().set_state(ClientState::Idle, clock::now());
-        if let Some(lease) = unused {
-            idle::park(lease, self.worker.index);
-        }
         self.carry_is_unread = true;
-        let Ok(Some(header)) = frame::frontend_header(&self.carry) else {
-            return Next::State(Link::Unlinked);
-        };
+        self.answer_as_cancelled();
+        Next::State(match unused {
+            // It was linked for a moment, in which one more cancel may have begun.
+            Some(lease) if !lease.shared.cancels.is_clear() => Link::Releasing(lease),
+            Some(lease) => {
+                idle::park(lease, self.worker.index);
+                Link::Unlinked
+            }
+            None => Link::Unlinked,
+        })
+    }
+
+    fn answer_as_cancelled(&mut self) {
+        let Ok(Some(header)) = frame::frontend_header(&self.carry) else { return };
         let text = "canceling statement due to user request";
         let error = ErrorMessage::error(SqlState::QUERY_CANCELED, text);
         match header.tag {
             // A Sync alone is nothing that could be cancelled.
-            b'S' => return Next::State(Link::Unlinked),
+            b'S' => {}
             b'Q' | b'F' => {
                 encode::error_response(&mut self.unsent, &error);
                 encode::ready_for_query(&mut self.unsent, TransactionStatus::Idle);
@@ -87,7 +95,6 @@ impl Session {
                 self.skips_to_sync = true;
             }
         }
-        Next::State(Link::Unlinked)
     }
 
     /// Leaves out what an idle client's server would ignore, so that no server is taken for it:

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use slab::Slab;
-use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
-use super::shared::SECRET_BYTES;
+use super::cancel_secret::CancelSecret;
 
 /// The bit that tells a console's process id from a client's.
 const CONSOLE_BIT: i32 = 1 << 30;
@@ -21,7 +20,7 @@ pub struct Consoles(Arc<Mutex<Slab<Arc<Entry>>>>);
 
 #[derive(Debug)]
 struct Entry {
-    secret: [u8; SECRET_BYTES],
+    secret: CancelSecret,
     cancelled: Notify,
 }
 
@@ -34,11 +33,11 @@ pub struct ConsoleSeat {
 }
 
 impl Consoles {
-    /// Enters a console. `None` without random bytes for its secret, or if the table is full.
+    /// Enters a console of this protocol minor version. `None` without random bytes for its secret,
+    /// or if the table is full.
     #[must_use]
-    pub fn register(&self) -> Option<ConsoleSeat> {
-        let mut secret = [0_u8; SECRET_BYTES];
-        getrandom::fill(&mut secret).ok()?;
+    pub fn register(&self, minor: u16) -> Option<ConsoleSeat> {
+        let secret = CancelSecret::random(minor)?;
         let entry = Arc::new(Entry { secret, cancelled: Notify::new() });
         let mut table = self.0.lock();
         let place = table.vacant_entry();
@@ -53,14 +52,12 @@ impl Consoles {
         if pid & CONSOLE_BIT == 0 {
             return false;
         }
-        let slot = usize::try_from((pid & !CONSOLE_BIT) - 1).ok();
+        // Anybody may send any number.
+        let slot = (pid & !CONSOLE_BIT).checked_sub(1).and_then(|slot| usize::try_from(slot).ok());
         let entry = slot.and_then(|slot| self.0.lock().get(slot).cloned());
-        if let Some(entry) = entry {
-            let known: &[u8] = if secret.len() == 4 { &entry.secret[..4] } else { &entry.secret };
-            if bool::from(secret.ct_eq(known)) {
-                // Whoever does not wait is not meant: a late cancel hits no later command.
-                entry.cancelled.notify_waiters();
-            }
+        if let Some(entry) = entry.filter(|entry| entry.secret.is(secret)) {
+            // Whoever does not wait is not meant: a late cancel hits no later command.
+            entry.cancelled.notify_waiters();
         }
         true
     }
@@ -74,10 +71,10 @@ impl ConsoleSeat {
         CONSOLE_BIT | (slot + 1)
     }
 
-    /// The cancel secret that a console of this protocol minor version is told.
+    /// The cancel secret that the console is told.
     #[must_use]
-    pub fn secret(&self, minor: u16) -> &[u8] {
-        if minor >= 2 { &self.entry.secret } else { &self.entry.secret[..4] }
+    pub fn secret(&self) -> &[u8] {
+        self.entry.secret.as_bytes()
     }
 
     /// Ready at the next cancel request after this call.
@@ -101,36 +98,40 @@ mod tests {
     #[test]
     fn a_cancel_needs_the_right_id_and_the_right_secret_and_somebody_who_waits() {
         let consoles = Consoles::default();
-        let (one, two) = (consoles.register().unwrap(), consoles.register().unwrap());
+        let (one, two) = (consoles.register(2).unwrap(), consoles.register(0).unwrap());
         assert_ne!(one.pid(), two.pid());
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(consoles.cancel(one.pid(), one.secret(0)), "nobody waits: nothing is kept");
+        assert!(consoles.cancel(one.pid(), one.secret()), "nobody waits: nothing is kept");
         let (mut first, mut second) = (pin!(one.cancelled()), pin!(two.cancelled()));
         assert!(first.as_mut().poll(&mut cx).is_pending());
         for (pid, secret) in [
-            (one.pid(), two.secret(2)),
+            (one.pid(), two.secret()),
             (one.pid(), &b""[..]),
-            (one.pid(), &one.secret(2)[..5]),
-            (two.pid() + 1, one.secret(2)),
-            (CONSOLE_BIT, one.secret(2)),
+            (one.pid(), &one.secret()[..4]),
+            (one.pid(), &one.secret()[..5]),
+            (two.pid() + 1, one.secret()),
+            (CONSOLE_BIT, one.secret()),
+            (CONSOLE_BIT | i32::MIN, one.secret()),
+            (one.pid() | i32::MIN, one.secret()),
+            (-1, one.secret()),
         ] {
             assert!(consoles.cancel(pid, secret));
             assert!(first.as_mut().poll(&mut cx).is_pending());
         }
-        assert!(!consoles.cancel(one.pid() & !CONSOLE_BIT, one.secret(2)), "a client's id");
-        assert!(consoles.cancel(one.pid(), one.secret(2)));
+        assert!(!consoles.cancel(one.pid() & !CONSOLE_BIT, one.secret()), "a client's id");
+        assert!(consoles.cancel(one.pid(), one.secret()));
         assert!(first.as_mut().poll(&mut cx).is_ready());
-        assert!(consoles.cancel(two.pid(), two.secret(0)));
+        assert!(consoles.cancel(two.pid(), two.secret()));
         assert!(second.as_mut().poll(&mut cx).is_ready(), "from the call on, polled or not");
     }
 
     #[test]
     fn a_seat_is_given_back() {
         let consoles = Consoles::default();
-        let seat = consoles.register().unwrap();
-        let (pid, secret) = (seat.pid(), seat.secret(2).to_vec());
+        let seat = consoles.register(2).unwrap();
+        let (pid, secret) = (seat.pid(), seat.secret().to_vec());
         drop(seat);
-        let next = consoles.register().unwrap();
+        let next = consoles.register(2).unwrap();
         assert_eq!(next.pid(), pid);
         let mut cx = Context::from_waker(Waker::noop());
         let mut cancelled = pin!(next.cancelled());

@@ -14,10 +14,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::cancel_secret::CancelSecret;
 use super::caps::{Capped, ClientCounts, Full, Seat};
 use super::consoles::Consoles;
 use super::orders::Order;
-use super::shared::{ClientShared, NewClient, SECRET_BYTES, Signal};
+use super::shared::{ClientShared, NewClient, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
 use crate::net::{SocketOptions, Transport};
@@ -234,7 +235,8 @@ impl Hub {
             .expect("BUG: there is at least one worker")
     }
 
-    /// Enters a client that has logged in. `None` when the worker's table is full.
+    /// Enters a client that has logged in by this protocol minor version. `None` without random bytes
+    /// for its secret, or if the worker's table is full.
     #[must_use]
     pub fn register(
         &self,
@@ -242,9 +244,9 @@ impl Hub {
         pool: &Arc<ServerPool>,
         transport: &Transport,
         settings: Arc<Settings>,
+        minor: u16,
     ) -> Option<Registration> {
-        let mut secret = [0_u8; SECRET_BYTES];
-        getrandom::fill(&mut secret).ok()?;
+        let secret = CancelSecret::random(minor)?;
         let mut clients = worker.clients.lock();
         let entry = clients.vacant_entry();
         let slot = entry.key();

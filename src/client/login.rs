@@ -51,8 +51,6 @@ pub struct ConsoleClient {
     pub is_admin: bool,
     /// Its place in the table of consoles.
     pub seat: ConsoleSeat,
-    /// The protocol's minor version.
-    pub minor: u16,
 }
 
 /// A login that has succeeded but for its connection being handed over.
@@ -70,8 +68,6 @@ pub enum Ready {
         is_admin: bool,
         /// Its place in the table of consoles.
         seat: ConsoleSeat,
-        /// The protocol's minor version.
-        minor: u16,
     },
 }
 
@@ -102,8 +98,8 @@ impl Ready {
     #[must_use]
     pub fn start(self, framed: Framed) -> LoggedIn {
         match self {
-            Self::Console { user, is_admin, seat, minor } => {
-                LoggedIn::Console(ConsoleClient { framed, user, is_admin, seat, minor })
+            Self::Console { user, is_admin, seat } => {
+                LoggedIn::Console(ConsoleClient { framed, user, is_admin, seat })
             }
             Self::Dedicated(parts) => LoggedIn::Dedicated(Box::new(Dedicated {
                 transport: framed.transport,
@@ -193,15 +189,15 @@ pub async fn login(
         let parameters = verbatim_parameters(&config, &startup);
         let (lease, greeting) = borrow::dedicated(&pool, worker, &parameters).await?;
         let settings = Settings::default();
-        let registration = register(&hub, worker, &pool, framed, Arc::default())?;
-        framed.send(&welcome(&greeting, &settings, &registration, minor)?).await?;
+        let registration = register(&hub, worker, &pool, framed, Arc::default(), minor)?;
+        framed.send(&welcome(&greeting, &settings, &registration)?).await?;
         let peer = registration.client.peer;
         (Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease })), peer)
     } else {
         let greeting = borrow::greeting(&pool, worker).await?;
         let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
-        let registration = register(&hub, worker, &pool, framed, settings.clone())?;
-        framed.send(&welcome(&greeting, &settings, &registration, minor)?).await?;
+        let registration = register(&hub, worker, &pool, framed, settings.clone(), minor)?;
+        framed.send(&welcome(&greeting, &settings, &registration)?).await?;
         let (worker, mode) = (worker.clone(), pool.settings.load().mode);
         let peer = registration.client.peer;
         let parts = SessionParts { place, hub, worker, registration, pool, mode, settings };
@@ -219,8 +215,9 @@ fn register(
     pool: &Arc<ServerPool>,
     framed: &Framed,
     settings: Arc<Settings>,
+    minor: u16,
 ) -> Result<Registration, LoginError> {
-    hub.register(worker, pool, &framed.transport, settings).ok_or_else(|| {
+    hub.register(worker, pool, &framed.transport, settings, minor).ok_or_else(|| {
         LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
     })
 }
@@ -303,13 +300,13 @@ async fn console(
     if config.general.auth_type != AuthType::Trust {
         authenticate::authenticate(hub, config, framed, &user).await?;
     }
-    let seat = hub.consoles.register().ok_or_else(|| {
+    let seat = hub.consoles.register(minor).ok_or_else(|| {
         LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more consoles allowed")
     })?;
     let mut bytes = Vec::new();
     encode::authentication_ok(&mut bytes);
     framed.send(&bytes).await?;
-    Ok(Ready::Console { user, is_admin, seat, minor })
+    Ok(Ready::Console { user, is_admin, seat })
 }
 
 /// The settings that a StartupMessage asks for, those left out that are configured to be ignored.
@@ -330,7 +327,6 @@ fn welcome(
     greeting: &Greeting,
     settings: &Settings,
     registration: &Registration,
-    minor: u16,
 ) -> Result<Vec<u8>, LoginError> {
     let internal = |e: EncodeError| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string());
     let mut bytes = Vec::with_capacity(512);
@@ -340,8 +336,7 @@ fn welcome(
         encode::parameter_status(&mut bytes, name, own.unwrap_or(value)).map_err(internal)?;
     }
     let client = &registration.client;
-    encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret(minor))
-        .map_err(internal)?;
+    encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret()).map_err(internal)?;
     encode::ready_for_query(&mut bytes, TransactionStatus::Idle);
     Ok(bytes)
 }

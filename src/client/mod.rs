@@ -4,6 +4,7 @@
 //! A session is one task on one worker for the client's whole life.
 
 mod cancel;
+mod cancel_secret;
 mod caps;
 mod consoles;
 mod dedicated;

@@ -47,8 +47,7 @@ impl Requests<'_> {
         match seen.header.tag {
             b'Q' => self.query(server, splice, seen),
             b'P' => self.parse(server, splice, seen).map(Some),
-            b'B' => self.bind(server, splice, seen),
-            b'D' => self.describe(server, splice, seen),
+            b'B' | b'D' => self.concern(server, splice, seen),
             b'C' => self.close(server, splice, seen),
             b'E' => self.execute(server, splice, seen),
             _ => Ok(None),
@@ -62,19 +61,20 @@ impl Requests<'_> {
         }
     }
 
-    fn is_over_budget(&self) -> bool {
-        let bytes_max = match self.naming {
-            Naming::Untouched => return false,
+    /// Bound for the texts of all clients, and for their names.
+    const fn bytes_max(&self) -> usize {
+        match self.naming {
+            Naming::Untouched => usize::MAX,
             Naming::Virtual { bytes_max, .. } => bytes_max,
-        };
-        self.store.bytes_alive() > bytes_max || self.store.name_bytes_alive() > bytes_max
+        }
+    }
+
+    fn is_over_budget(&self) -> bool {
+        self.store.bytes_alive() > self.bytes_max() || self.has_too_many_names()
     }
 
     fn has_too_many_names(&self) -> bool {
-        match self.naming {
-            Naming::Untouched => false,
-            Naming::Virtual { bytes_max, .. } => self.store.name_bytes_alive() > bytes_max,
-        }
+        self.store.name_bytes_alive() > self.bytes_max()
     }
 
     /// Whether there is no memory for one more text, even after this server has given up what only
@@ -269,71 +269,34 @@ impl Requests<'_> {
         Ok(Entered::Done)
     }
 
-    fn bind(
+    /// Enters a Bind or Describe of a statement under the server's name for it.
+    fn concern(
         &mut self,
         server: &mut Server,
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
     ) -> Result<Option<Entered>, RequestFault> {
-        let Some(bind) = decode::bind(seen.body(), seen.header.body_len())? else {
-            return Err(RequestFault::NamesTooLong);
-        };
-        let meaning = match self.resolve(server, splice, seen, bind.statement, Some(bind))? {
+        let Some(concerned) = Concerned::read(seen)? else { return Ok(None) };
+        let meaning = match self.resolve(server, splice, seen, concerned)? {
             Resolved::AsItIs => return Ok(None),
             Resolved::Stall => return Ok(Some(Entered::Stall)),
             Resolved::Meaning(meaning) => meaning,
         };
-        let rename = |splice: &mut Splice<'_>, name: &[u8]| {
-            let rest = rewrite::bind(splice.insert(seen.at), seen.header, &bind, name)?;
-            splice.skip(seen.at, seen.at + rest);
-            Ok::<(), RequestFault>(())
-        };
+        let owed = Owed::client(concerned.expects());
         match meaning {
-            Meaning::Unnamed => server.ledger.push(Owed::client(Expects::Bind)),
+            Meaning::Unnamed => {
+                server.ledger.push(owed);
+            }
             Meaning::Named(id) => {
-                rename(splice, server_name(id).as_bytes())?;
-                let slot = Slot::Uses(id, name_hash(bind.statement));
-                server.ledger.push(Owed::client(Expects::Bind).slot(slot))
+                concerned.rename(splice, seen, server_name(id).as_bytes())?;
+                let slot = Slot::Uses(id, name_hash(concerned.name()));
+                server.ledger.push(owed.slot(slot));
             }
             Meaning::Refused(message) => {
-                rename(splice, REFUSED_NAME)?;
+                concerned.rename(splice, seen, REFUSED_NAME)?;
                 push_refusal(server, message);
-                true
             }
-        };
-        Ok(Some(Entered::Done))
-    }
-
-    fn describe(
-        &mut self,
-        server: &mut Server,
-        splice: &mut Splice<'_>,
-        seen: Seen<'_>,
-    ) -> Result<Option<Entered>, RequestFault> {
-        let target = decode::describe_or_close(seen.body())?;
-        if target.kind == Target::Portal {
-            return Ok(None);
         }
-        let meaning = match self.resolve(server, splice, seen, target.name, None)? {
-            Resolved::AsItIs => return Ok(None),
-            Resolved::Stall => return Ok(Some(Entered::Stall)),
-            Resolved::Meaning(meaning) => meaning,
-        };
-        match meaning {
-            Meaning::Unnamed => server.ledger.push(Owed::client(Expects::Describe)),
-            Meaning::Named(id) => {
-                let out = splice.replace(seen.at, seen.end());
-                encode::describe_statement(out, server_name(id).as_bytes())?;
-                let slot = Slot::Uses(id, name_hash(target.name));
-                server.ledger.push(Owed::client(Expects::Describe).slot(slot))
-            }
-            Meaning::Refused(message) => {
-                let out = splice.replace(seen.at, seen.end());
-                encode::describe_statement(out, REFUSED_NAME)?;
-                push_refusal(server, message);
-                true
-            }
-        };
         Ok(Some(Entered::Done))
     }
 
@@ -373,19 +336,20 @@ impl Requests<'_> {
         };
         let group = server.ledger.group();
         let releasing = names.releasing(decode::execute(seen.body())?.portal).cloned();
-        let released = releasing.as_ref().and_then(|statement| statement.releases());
-        let change = match (released, released.map(|name| names.find(name, group))) {
-            (_, Some(Found::Unclear)) => return Ok(Some(Entered::Stall)),
-            (Some(name), Some(Found::Statement(_))) => Change::Release(kept_name(name)),
-            (Some(name), _) => {
-                // It is free already. So that the server sees it too, its stand-in goes.
-                let stand_in = releasing.as_ref().map(|s| s.stand_in()).unwrap_or_default();
-                encode::close_statement(splice.insert(seen.at), stand_in.as_bytes())?;
-                server.ledger.push(Owed::pooler(Expects::Close));
-                push_refusal(server, missing(name));
-                return Ok(Some(Entered::Done));
-            }
-            (None, _) => Change::Open,
+        let change = match releasing.as_ref().and_then(|s| Some((s, s.releases()?))) {
+            None => Change::Open,
+            Some((statement, name)) => match names.find(name, group) {
+                Found::Unclear => return Ok(Some(Entered::Stall)),
+                Found::Statement(_) => Change::Release(kept_name(name)),
+                Found::Nothing => {
+                    // It is free already. So that the server sees it too, its stand-in goes.
+                    let out = splice.insert(seen.at);
+                    encode::close_statement(out, statement.stand_in().as_bytes())?;
+                    server.ledger.push(Owed::pooler(Expects::Close));
+                    push_refusal(server, missing(name));
+                    return Ok(Some(Entered::Done));
+                }
+            },
         };
         names.expect(change, group);
         server.ledger.push(Owed::client(Expects::Execute).renaming());
@@ -446,9 +410,9 @@ impl Requests<'_> {
         server: &mut Server,
         splice: &mut Splice<'_>,
         seen: Seen<'_>,
-        name: &[u8],
-        bind: Option<Bind<'_>>,
+        concerned: Concerned<'_>,
     ) -> Result<Resolved, RequestFault> {
+        let (name, bind) = (concerned.name(), concerned.bind());
         let group = server.ledger.group();
         let limit = match (name.is_empty(), self.named_max()) {
             // A Query that is under way drops the unnamed statement.
@@ -508,6 +472,66 @@ impl Requests<'_> {
             }
         }
         Ok(Resolved::Meaning(meaning))
+    }
+}
+
+/// A message that is about a statement by its name.
+#[derive(Clone, Copy)]
+enum Concerned<'f> {
+    Bind(Bind<'f>),
+    Describe(&'f [u8]),
+}
+
+impl<'f> Concerned<'f> {
+    /// `None` if it is about a portal.
+    fn read(seen: Seen<'f>) -> Result<Option<Self>, RequestFault> {
+        if seen.header.tag == b'B' {
+            let bind = decode::bind(seen.body(), seen.header.body_len())?;
+            return Ok(Some(Self::Bind(bind.ok_or(RequestFault::NamesTooLong)?)));
+        }
+        let target = decode::describe_or_close(seen.body())?;
+        Ok((target.kind == Target::Statement).then_some(Self::Describe(target.name)))
+    }
+
+    const fn name(&self) -> &'f [u8] {
+        match self {
+            Self::Bind(bind) => bind.statement,
+            Self::Describe(name) => name,
+        }
+    }
+
+    const fn bind(&self) -> Option<&Bind<'f>> {
+        match self {
+            Self::Bind(bind) => Some(bind),
+            Self::Describe(_) => None,
+        }
+    }
+
+    const fn expects(&self) -> Expects {
+        match self {
+            Self::Bind(_) => Expects::Bind,
+            Self::Describe(_) => Expects::Describe,
+        }
+    }
+
+    /// Puts the message under another name in its place. What follows the names of a Bind stays
+    /// where it lies.
+    fn rename(
+        &self,
+        splice: &mut Splice<'_>,
+        seen: Seen<'_>,
+        name: &[u8],
+    ) -> Result<(), RequestFault> {
+        match self {
+            Self::Bind(bind) => {
+                let rest = rewrite::bind(splice.insert(seen.at), seen.header, bind, name)?;
+                splice.skip(seen.at, seen.at + rest);
+            }
+            Self::Describe(_) => {
+                encode::describe_statement(splice.replace(seen.at, seen.end()), name)?;
+            }
+        }
+        Ok(())
     }
 }
 

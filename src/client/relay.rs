@@ -441,13 +441,20 @@ impl Session {
             match self.transport.poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 // What it asked for before it said Terminate is carried out all the same.
-                Poll::Ready(Ok(0)) if requests::ends_with_terminate(&self.carry) => break,
+                Poll::Ready(Ok(0)) if self.has_said_terminate() => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(SessionEnd::ClientClosed),
                 Poll::Ready(Ok(n)) => self.carry.extend_from_slice(&buffer[..n]),
                 Poll::Ready(Err(e)) => return Poll::Ready(SessionEnd::ClientIo(e)),
             }
         }
         Poll::Pending
+    }
+
+    /// Whether what has been taken in ahead ends with a whole Terminate. It may begin with the rest
+    /// of the message that is streaming, which is no message of its own.
+    fn has_said_terminate(&self) -> bool {
+        let behind = self.carry.get(self.streaming_left..);
+        behind.is_some_and(requests::ends_with_terminate)
     }
 }
 

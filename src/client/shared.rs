@@ -5,17 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use parking_lot::Mutex;
-use subtle::ConstantTimeEq;
 
+use super::cancel_secret::CancelSecret;
 use crate::config::PoolMode;
 use crate::net::PeerAddr;
 use crate::primitives::{Tick, clock};
 use crate::server::cancel::CancelInFlight;
 use crate::server::pools::ServerPool;
 use crate::server::{ServerShared, Settings, TimeLimits};
-
-/// Bytes of a cancel secret. Clients of protocol 3.0 get the first four of them.
-pub const SECRET_BYTES: usize = 16;
 
 /// A client's state, in PgBouncer's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +81,7 @@ pub struct ClientShared {
     pub statement_count: AtomicU64,
     /// Its settings, for the console.
     pub settings: Mutex<Arc<Settings>>,
-    secret: [u8; SECRET_BYTES],
+    secret: CancelSecret,
     state: AtomicU8,
     signal: AtomicU8,
     waker: OnceLock<Waker>,
@@ -133,7 +130,7 @@ pub struct NewClient {
     /// Its settings at login.
     pub settings: Arc<Settings>,
     /// The secret of its cancel key.
-    pub secret: [u8; SECRET_BYTES],
+    pub secret: CancelSecret,
 }
 
 impl ClientShared {
@@ -202,10 +199,10 @@ impl ClientShared {
         self.state_since_us.store(now.as_micros(), Ordering::Relaxed);
     }
 
-    /// The cancel secret that a client of this protocol minor version is told.
+    /// The cancel secret that the client is told.
     #[must_use]
-    pub fn secret(&self, minor: u16) -> &[u8] {
-        if minor >= 2 { &self.secret } else { &self.secret[..4] }
+    pub fn secret(&self) -> &[u8] {
+        self.secret.as_bytes()
     }
 
     /// The mode of its pool, as it is configured now.
@@ -287,11 +284,7 @@ impl ClientShared {
     /// Begins a cancel of what this client has asked for, if `secret` is right.
     #[must_use]
     pub fn begin_cancel(&self, secret: &[u8]) -> Cancel {
-        let right = match secret.len() {
-            4 => secret.ct_eq(&self.secret[..4]),
-            _ => secret.ct_eq(&self.secret),
-        };
-        if !bool::from(right) {
+        if !self.secret.is(secret) {
             return Cancel::Nothing;
         }
         match &mut *self.cancel_target.lock() {

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use crate::protocol::encode;
 pub struct CancelHold {
     /// Never nested in another lock but a client's cancel cell; wakes happen after unlock.
     state: Mutex<HoldState>,
+    /// Requests that were sent and of which it is not known that they were dealt with. Given up,
+    /// one may still arrive, at any time.
+    undecided: AtomicUsize,
     /// Each cancel takes a connection of its own: a flood of them must not take many.
     connections: Semaphore,
     /// One that has not been sent yet is as good as all that come while it waits.
@@ -36,16 +40,18 @@ const CONNECTIONS_MAX: usize = 2;
 impl Default for CancelHold {
     fn default() -> Self {
         let connections = Semaphore::new(CONNECTIONS_MAX);
-        Self { state: Mutex::default(), connections, waiting: Semaphore::new(1) }
+        Self {
+            state: Mutex::default(),
+            undecided: AtomicUsize::new(0),
+            connections,
+            waiting: Semaphore::new(1),
+        }
     }
 }
 
 #[derive(Debug, Default)]
 struct HoldState {
     in_flight: usize,
-    /// Requests that were sent and of which it is not known that they were dealt with. Given up,
-    /// one may still arrive, at any time.
-    undecided: usize,
     waiting: Option<Waker>,
 }
 
@@ -76,13 +82,13 @@ impl CancelInFlight {
             let mut request = Vec::new();
             encode::cancel_request(&mut request, self.0.backend_pid, &self.0.secret)
                 .map_err(io::Error::other)?;
-            self.0.cancels.state.lock().undecided += 1;
+            hold.undecided.fetch_add(1, Relaxed);
             transport.write_all(&request).await?;
             // The end of the stream is the only answer there is.
             while transport.read_some(&mut request).await? > 0 {
                 request.clear();
             }
-            self.0.cancels.state.lock().undecided -= 1;
+            hold.undecided.fetch_sub(1, Relaxed);
             Ok(())
         };
         tokio::time::timeout(deadline, exchange).await?
@@ -109,11 +115,13 @@ impl CancelHold {
         self.state.lock().in_flight == 0
     }
 
-    /// Whether a cancel that was given up may still arrive: the server must go to nobody else.
+    /// Whether a cancel that was given up may still arrive: the server must go to nobody else. To be
+    /// asked when no cancel is on its way and none can begin.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        let state = self.state.lock();
-        state.in_flight == 0 && state.undecided > 0
+        // Relaxed, without the lock: each cancel counts before it is dropped, which takes the lock,
+        // and whoever asks has seen under the same lock that all were.
+        self.undecided.load(Relaxed) > 0
     }
 
     /// Ready when no cancel is on its way. One waiter at a time: the server's owner.

@@ -153,8 +153,9 @@ pub(super) async fn query(server: &mut Server, sql: &str) -> Result<(), CleanUpE
     Ok(())
 }
 
-/// Waits until nothing is owed. With a plan, what still runs is cancelled, again and again: a
-/// pipeline has many queries, and each takes a cancel of its own.
+/// Waits until nothing is owed. With a plan, the one request that still runs is cancelled, again and
+/// again: a cancel that comes before the server has begun with it is lost, and one may be
+/// caught by what runs. Of several requests none may be taken out: [`CleanUpError::Pipelined`].
 async fn end_requests(server: &mut Server, cancel: Option<&CleanUp>) -> Result<(), CleanUpError> {
     loop {
         if server.ledger.in_copy_in() {

@@ -349,8 +349,8 @@ const RECENT_BYTES_MAX: usize = 2048;
 /// Unnamed statements that one worker remembers, so that a text sent again is not copied again.
 const RECENT_MAX: NonZeroUsize = NonZeroUsize::new(128).expect("BUG: not zero");
 
-/// The unnamed statements that the clients of one worker have sent last. The lock is the worker's
-/// own but for the console, and nothing is locked under it.
+/// The unnamed statements that the clients of one worker have sent last. The lock is that worker's
+/// alone and never waited for; nothing is locked under it.
 #[derive(Debug)]
 pub struct RecentStatements(Mutex<LruCache<u64, Arc<Statement>>>);
 

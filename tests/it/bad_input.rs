@@ -951,18 +951,6 @@ fn f11_a_flood_of_syncs_is_answered_one_by_one() {
 
 // --- by chance ---
 
-/// A small generator with a fixed seed, so that a failure can be had again.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        // The constants are those of Knuth's MMIX generator.
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
-}
-
 /// A whole session after the login.
 fn good_session() -> Vec<u8> {
     [
@@ -991,16 +979,16 @@ fn f20_mutated_sessions_harm_nobody() {
     stage.sql("create table t (n int)");
     let mut before = stage.client();
     before.query("select 1");
-    let mut chance = Chance(20_250_601);
+    let mut chance = fastrand::Rng::with_seed(20_250_601);
     let mut refused = 0;
     for _ in 0..SESSIONS {
         let mut bytes = good_session();
-        for _ in 0..=chance.below(3) {
-            let at = chance.below(bytes.len());
-            match chance.below(4) {
-                0 => bytes[at] ^= 1 << chance.below(8),
-                1 => drop(bytes.drain(at..(at + 1 + chance.below(8)).min(bytes.len()))),
-                2 => bytes.insert(at, u8::try_from(chance.below(256)).unwrap()),
+        for _ in 0..=chance.usize(..3) {
+            let at = chance.usize(..bytes.len());
+            match chance.usize(..4) {
+                0 => bytes[at] ^= 1 << chance.usize(..8),
+                1 => drop(bytes.drain(at..(at + 1 + chance.usize(..8)).min(bytes.len()))),
+                2 => bytes.insert(at, chance.u8(..)),
                 _ => bytes.truncate(at.max(1)),
             }
         }
@@ -1022,11 +1010,10 @@ fn f20_mutated_sessions_harm_nobody() {
 #[test]
 fn f20_garbage_after_the_login_harms_nobody() {
     let mut stage = Stage::open(2).watched();
-    let mut chance = Chance(7);
+    let mut chance = fastrand::Rng::with_seed(7);
     for _ in 0..100 {
-        let length = 1 + chance.below(3_000);
-        let bytes: Vec<u8> =
-            (0..length).map(|_| u8::try_from(chance.below(256)).unwrap()).collect();
+        let length = 1 + chance.usize(..3_000);
+        let bytes: Vec<u8> = (0..length).map(|_| chance.u8(..)).collect();
         let mut client = stage.client();
         send_refused(&mut client, &bytes);
     }

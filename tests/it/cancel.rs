@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::stage::{Counts, PATIENCE, Stage};
-use crate::support::fake_postgres::{Event, FakePostgres, Step};
+use crate::support::fake_postgres::{Event, FIRST_PID, FakePostgres, SECRET, Step, idle_reply};
 use crate::support::fault_proxy::{Fault, Way};
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::wire::{self, Login, Reply, Wire, cancel, with_length};
@@ -108,6 +108,9 @@ fn x02_wrong_keys_cancel_nothing_and_get_no_answer() {
         (-1, own.1.clone()),
         (i32::MAX, own.1.clone()),
         (i32::MIN, vec![0; 4]),
+        // The bit of the consoles, alone and with the sign.
+        (1 << 30, own.1.clone()),
+        (i32::MIN | 1 << 30, own.1.clone()),
         (other.pid, own.1.clone()),
         (own.0, other.secret.clone()),
         // The server's own process id is no client's.
@@ -489,6 +492,87 @@ fn x07_a_cancel_that_cannot_reach_its_server_ends_by_itself() {
 }
 
 #[test]
+fn x07_a_server_with_a_cancel_that_was_given_up_serves_nobody_else() {
+    // The answer comes before the cancel is given up, and after.
+    for pause_ms in [500, 1500] {
+        let answering = vec![
+            Step::Login,
+            Step::Expect(b'Q'),
+            Step::Pause(Duration::from_millis(pause_ms)),
+            Step::Send(idle_reply(b'Q')),
+            Step::Serve,
+        ];
+        // The second connection is the cancel's, of which nobody can say whether it will be read.
+        let fake =
+            FakePostgres::start(vec![answering, vec![Step::Stall], vec![Step::Login, Step::Serve]]);
+        let config = Config::new().set("cancel_wait_timeout", "1").database_at(
+            "app",
+            fake.address(),
+            "pool_size = 1",
+        );
+        let pgbaton = Pgbaton::start(&config);
+        let login = || Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+        let (mut client, mut other) = (login(), login());
+        client.send(&wire::query("select 'cancelled'"));
+        fake.wait_for(|event| matches!(event, Event::Message(0, b'Q', _)));
+        cancel(pgbaton.address(), client.pid, &client.secret);
+        assert_eq!(fake.connections(), 2, "the cancel did go out");
+        assert_eq!(client.receive_reply().unwrap().tags, ["SELECT 0"]);
+        assert_eq!(other.query("select 'other'").tags, ["SELECT 0"]);
+        assert_eq!(client.query("select 'next'").tags, ["SELECT 0"]);
+        assert_eq!(fake.queries(0), ["select 'cancelled'"], "{pause_ms} ms");
+        assert_eq!(fake.queries(2), ["select 'other'", "select 'next'"], "{pause_ms} ms");
+    }
+}
+
+#[test]
+fn x05_a_cancel_during_the_poolers_own_query_hits_the_clients_and_nothing_before() {
+    let answer = || [Step::Expect(b'Q'), Step::Send(idle_reply(b'Q'))];
+    // The settings at the client's login, the other's and its query; then those of the client's.
+    let mut script = vec![Step::Login];
+    script.extend([answer(), answer(), answer()].concat());
+    let slow = Step::Pause(Duration::from_secs(1));
+    script.extend([Step::Expect(b'Q'), slow, Step::Send(idle_reply(b'Q'))]);
+    script.extend([Step::Expect(b'Q'), Step::Drain]);
+    let fake = FakePostgres::start(vec![script]);
+    let pgbaton =
+        Pgbaton::start(&Config::new().database_at("app", fake.address(), "pool_size = 1"));
+    let login = Login::new("somebody", "app", "");
+    let mut other = Wire::login(pgbaton.address(), &login);
+    let login = login.parameter("TimeZone", "Asia/Tokyo");
+    let mut client = Wire::login(pgbaton.address(), &login);
+    other.query("select 'other'");
+    client.send(&wire::query("select 'mine'"));
+    assert!(eventually(PATIENCE, || fake.queries(0).len() >= 4), "{:?}", fake.queries(0));
+    cancel(pgbaton.address(), client.pid, &client.secret);
+    thread::sleep(Duration::from_millis(100));
+    let (events, queries) = (fake.events(), fake.queries(0));
+    assert!(queries.len() == 4 && queries[3].contains("Asia/Tokyo"), "{queries:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::Cancel(..))), "{events:?}");
+    fake.wait_for(|event| *event == Event::Cancel(FIRST_PID, SECRET.to_vec()));
+    assert!(eventually(PATIENCE, || fake.queries(0)[4..] == ["select 'mine'"]));
+}
+
+#[test]
+fn x05_a_cancel_during_the_poolers_own_query_is_not_lost() {
+    let (mut stage, proxy) = Stage::behind_proxy(1, |config| config);
+    let login = stage.login().parameter("TimeZone", "Asia/Tokyo");
+    let mut client = Wire::login(stage.pgbaton.address(), &login);
+    let mut other = stage.client();
+    assert_ne!(other.query("show timezone").value(), "Asia/Tokyo");
+    // As if the server were still at the client's settings: pgbaton has no answer yet.
+    proxy.set(Way::Down, Fault::BlackHole);
+    client.send(&wire::query("select pg_sleep(600)"));
+    stage.wait_until_runs("pg_sleep(600)");
+    cancel_client(&stage, &client);
+    client.expect_silence(Duration::from_millis(50));
+    proxy.heal();
+    assert_eq!(code(&client.receive_reply().unwrap()), "57014");
+    assert_eq!(client.query("show timezone").value(), "Asia/Tokyo");
+    stage.assert_settled(2);
+}
+
+#[test]
 fn x01_a_cancel_reaches_the_server_with_the_servers_own_key() {
     let fake = FakePostgres::start(vec![vec![Step::Login, Step::Expect(b'Q'), Step::Drain]]);
     let config = Config::new().database_at("app", fake.address(), "pool_size = 1");
@@ -514,6 +598,10 @@ fn x01_x02_clients_of_protocol_3_2_get_long_keys_that_work() {
     let mut wrong = client.secret.clone();
     *wrong.last_mut().unwrap() ^= 1;
     cancel(address, client.pid, &wrong);
+    // A part of it is easier to guess.
+    for len in 4..client.secret.len() {
+        cancel(address, client.pid, &client.secret[..len]);
+    }
     client.expect_silence(Duration::from_millis(50));
     cancel(address, client.pid, &client.secret);
     assert_eq!(code(&client.receive_reply().unwrap()), "57014");

@@ -5,7 +5,9 @@
 use std::net::Shutdown;
 
 use crate::stage::{PATIENCE, Stage};
-use crate::support::pgbaton::eventually;
+use crate::support::fake_postgres::{Event, FakePostgres, Step};
+use crate::support::fault_proxy::Way::Up as FromPooler;
+use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::Postgres;
 use crate::support::wire::{self, Login, Wire};
 
@@ -296,6 +298,28 @@ fn c03_a_pipelined_transaction_of_a_vanished_client_is_not_carried_out_by_halves
 }
 
 #[test]
+fn c03_a_server_that_is_given_up_with_requests_under_way_is_closed_by_a_reset() {
+    // Behind an orderly close a distant server would answer what was cancelled and go on with the
+    // next request in its buffer: it learns only then that nobody listens.
+    let deaf = vec![Step::Login, Step::Expect(b'Q'), Step::Drain];
+    for queries in [1, 2] {
+        let fake = FakePostgres::start(vec![deaf.clone()]);
+        let config = Config::new().set("client_cleanup_timeout", "1").database_at(
+            "app",
+            fake.address(),
+            "pool_size = 1",
+        );
+        let pgbaton = Pgbaton::start(&config);
+        let mut client = Wire::login(pgbaton.address(), &Login::new("somebody", "app", ""));
+        client.send(&wire::query("select").repeat(queries));
+        assert!(eventually(PATIENCE, || fake.queries(0).len() == queries));
+        leave(client, Close);
+        fake.wait_for(|event| *event == Event::Reset(0));
+        fake.wait_for(|event| matches!(event, Event::Cancel(..)));
+    }
+}
+
+#[test]
 fn c03_a_client_with_more_asked_than_anybody_takes_in_is_missed_all_the_same() {
     // What is behind the running query fits neither into the server's socket nor into what
     // pgbaton takes in ahead: the end of the stream stands behind bytes that nobody reads.
@@ -558,6 +582,47 @@ fn c07_many_inserts_before_terminate_are_all_carried_out() {
     drop(client);
     assert!(eventually(PATIENCE, || rows(&stage) == "300"), "{} of 300 rows", rows(&stage));
     stage.assert_settled(0);
+}
+
+/// A client that leaves while the server is behind with so many answers that the last request is
+/// sent on in part; `goodbye` stands behind that. The rows there are in the end.
+fn rows_of_a_long_insert_that_had_to_wait(goodbye: &[u8]) -> String {
+    /// Answers that may be owed before requests have to wait.
+    const OWED_MAX: usize = 8 * 1024;
+    let (stage, proxy) = Stage::behind_proxy(1, |config| config);
+    let mut stage = stage.watched();
+    stage.sql("create table t (n int)");
+    let mut blocker = Wire::login(stage.postgres.address(), &stage.login());
+    blocker.query("begin; lock table t");
+    let mut client = stage.client();
+    let before = proxy.traffic(FromPooler).bytes_in;
+    let insert = wire::query(&format!("insert into t values (1) -- {}", "x".repeat(50_000)));
+    let (head, rest) = insert.split_at(20_000);
+    let syncs = wire::sync().repeat(OWED_MAX - 2);
+    let first = [&wire::query("select n from t")[..], &syncs, head].concat();
+    client.send(&first);
+    let sent = || proxy.traffic(FromPooler).bytes_in - before;
+    assert!(eventually(PATIENCE, || sent() == first.len()), "{} of {}", sent(), first.len());
+    client.send(&[rest, goodbye].concat());
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(sent(), first.len(), "the rest of the message has to wait");
+    drop(client);
+    // Time enough to miss it.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    blocker.query("commit");
+    drop(blocker);
+    stage.assert_settled(0);
+    rows(&stage)
+}
+
+#[test]
+fn c07_a_long_insert_before_terminate_is_carried_out_though_a_part_of_it_had_to_wait() {
+    assert_eq!(rows_of_a_long_insert_that_had_to_wait(&wire::terminate()), "1");
+}
+
+#[test]
+fn c06_a_long_insert_without_terminate_is_not_carried_out_if_a_part_of_it_had_to_wait() {
+    assert_eq!(rows_of_a_long_insert_that_had_to_wait(b""), "0");
 }
 
 #[test]

@@ -38,29 +38,21 @@ fn receive_bytes(client: &mut Wire, until: &[u8]) -> Vec<u8> {
     got
 }
 
-/// The offsets at which messages begin, and the end.
-fn boundaries(bytes: &[u8]) -> Vec<usize> {
-    let mut ends = vec![0];
-    let mut at = 0;
-    while at < bytes.len() {
-        let length = u32::from_be_bytes(bytes[at + 1..at + 5].try_into().unwrap());
-        at += 1 + usize::try_from(length).unwrap();
-        ends.push(at);
-    }
-    ends
-}
-
 /// Checks what a client has got of a reply that was cut: whole messages from its beginning and a
 /// FATAL error, or more than that and the end, where an error would be taken for the rest of a
 /// message. True if it was told.
 fn is_told(reply: &[u8], got: &[u8], what: &str) -> bool {
     if reply.starts_with(got) {
         assert!(got.len() < reply.len(), "{what}: the whole reply");
-        assert!(!boundaries(reply).contains(&got.len()), "{what}: no word after {}", got.len());
+        assert!(
+            !wire::boundaries(reply).contains(&got.len()),
+            "{what}: no word after {}",
+            got.len()
+        );
         return false;
     }
     let common = reply.iter().zip(got).take_while(|(a, b)| a == b).count();
-    let whole = boundaries(reply).into_iter().rfind(|end| *end <= common).unwrap();
+    let whole = wire::boundaries(reply).into_iter().rfind(|end| *end <= common).unwrap();
     let error = &got[whole..];
     assert_eq!(error[0], b'E', "{what}: {}", got.escape_ascii());
     let fields = ErrorFields::parse(&error[5..]);

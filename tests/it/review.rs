@@ -122,6 +122,32 @@ fn the_poolers_question_is_not_put_into_a_clients_message() {
     assert_eq!(other.query("select 'other'").value(), "other");
 }
 
+#[test]
+fn a_copy_that_fails_behind_an_ignored_sync_frees_its_server() {
+    let mut stage = Stage::open(1);
+    stage.sql("create table sink (n int)");
+    // COPY goes on to read behind the Sync, so that nothing is said of it.
+    let copy = query("copy sink from stdin");
+    let begin = [copy, message(b'd', b"1\n"), sync(), message(b'd', b"x\n")].concat();
+    let long = message(b'd', &b"1\n".repeat(50_000));
+    // At once, and with the rest of a message to come: the pooler's question has to wait for it.
+    for sent_at_first in [long.len(), 60_000] {
+        let (first, rest) = long.split_at(sent_at_first);
+        let mut client = stage.client();
+        client.send(&[&begin[..], first].concat());
+        assert_eq!(tags(&mut client), "GEZ");
+        client.expect_silence(Duration::from_millis(50));
+        client.send(rest);
+        // The client stays, and says nothing more.
+        let mut other = stage.client();
+        other.set_timeout(Duration::from_secs(5));
+        assert_eq!(tags_of(&mut other, &query("select 'other'")), "TDCZ", "{sent_at_first}");
+        assert_eq!(client.query("select 'in step'").value(), "in step");
+    }
+    assert_eq!(stage.backends().len(), 1);
+    stage.assert_settled(0);
+}
+
 // Memory.
 
 #[test]
@@ -192,6 +218,29 @@ fn a_literal_is_read_under_its_clients_own_settings() {
         let expected = [midnight.to_string(), (midnight - 9 * hours).to_string()];
         assert_eq!(values, expected, "unnamed: {unnamed}");
     }
+}
+
+#[test]
+fn an_error_names_a_statement_as_its_client_does_though_its_settings_have_changed() {
+    let stage = Stage::with(1, |config| config.set("max_prepared_statements", "1"));
+    let [mut direct, mut client] = [stage.postgres.address(), stage.pgbaton.address()]
+        .map(|address| Wire::login(address, &stage.login()));
+    for client in [&mut direct, &mut client] {
+        client.send(&[parse("s", "select $1::date"), sync()].concat());
+        assert_eq!(tags(client), "1Z");
+        client.query("set datestyle = 'German'");
+    }
+    // Takes the text's place on the server, which reads it again under the settings of now.
+    let mut other = stage.client();
+    other.send(&[parse("t", "select 7"), sync()].concat());
+    assert_eq!(tags(&mut other), "1Z");
+    let told = [&mut direct, &mut client].map(|client| {
+        client.send(&[run("s"), sync()].concat());
+        let error = client.receive_reply().unwrap().error.expect("a value is missing");
+        error.message().to_owned()
+    });
+    assert!(told[0].contains("\"s\""), "{told:?}");
+    assert_eq!(told[0], told[1]);
 }
 
 #[test]

@@ -349,18 +349,6 @@ fn whole_reply() -> Vec<u8> {
     .concat()
 }
 
-/// The offsets at which messages begin and end.
-fn ends_of_messages(bytes: &[u8]) -> Vec<usize> {
-    let mut ends = vec![0];
-    let mut at = 0;
-    while at < bytes.len() {
-        let length = u32::from_be_bytes(bytes[at + 1..at + 5].try_into().unwrap());
-        at += 1 + usize::try_from(length).unwrap();
-        ends.push(at);
-    }
-    ends
-}
-
 #[test]
 fn v03_a_server_that_dies_after_any_byte_of_its_reply_gives_an_error_and_no_false_end() {
     let reply = whole_reply();
@@ -386,10 +374,10 @@ fn v03_a_server_that_dies_after_any_byte_of_its_reply_gives_an_error_and_no_fals
         // Once half a message has gone out nothing more can be said: an error then would be taken
         // for the rest of it.
         if reply[..k] == got {
-            assert!(!ends_of_messages(&reply).contains(&k), "after {k} bytes: no word");
+            assert!(!wire::boundaries(&reply).contains(&k), "after {k} bytes: no word");
             continue;
         }
-        let whole = ends_of_messages(&reply).into_iter().rfind(|end| *end <= k).unwrap();
+        let whole = wire::boundaries(&reply).into_iter().rfind(|end| *end <= k).unwrap();
         assert_eq!(got[..whole], reply[..whole], "after {k} bytes");
         let error = &got[whole..];
         assert_eq!(error[0], b'E', "after {k} bytes: {}", got.escape_ascii());
@@ -397,7 +385,7 @@ fn v03_a_server_that_dies_after_any_byte_of_its_reply_gives_an_error_and_no_fals
         assert_eq!((fields.severity(), fields.code()), ("FATAL", "08006"), "{fields:?}");
         told += 1;
     }
-    assert!(told >= ends_of_messages(&reply).len() - 1, "told {told} times");
+    assert!(told >= wire::boundaries(&reply).len() - 1, "told {told} times");
     let mut last = client(&pgbaton);
     assert_eq!(last.query("select").tags, ["SELECT 0"]);
     assert_eq!(fake.connections(), reply.len() + 1);

@@ -294,35 +294,23 @@ fn f17_a_real_notification_reaches_the_session_that_listens_and_no_other() {
     stage.assert_settled(0);
 }
 
-/// A small generator with a fixed seed, so that a failure can be had again.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        // The constants are those of Knuth's MMIX generator.
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
-}
-
 #[test]
 fn f20_mutated_replies_end_a_connection_and_nothing_else() {
     const CONNECTIONS: usize = 150;
-    let mut chance = Chance(20_250_602);
+    let mut chance = fastrand::Rng::with_seed(20_250_602);
     // Whichever connection a client meets, it asks for the same.
     let mut answers = exchanges();
     answers.retain(|exchange| exchange.answered_at == b'Q');
     let mutated = |number: usize| {
         let exchange = &answers[number % answers.len()];
-        let mut answer = with_said(exchange, chance.below(exchange.answer.len()), &notice());
-        for _ in 0..=chance.below(3) {
-            let at = chance.below(answer.len().max(1));
-            match chance.below(4) {
+        let mut answer = with_said(exchange, chance.usize(..exchange.answer.len()), &notice());
+        for _ in 0..=chance.usize(..3) {
+            let at = chance.usize(..answer.len().max(1));
+            match chance.usize(..4) {
                 _ if answer.is_empty() => break,
-                0 => answer[at] ^= 1 << chance.below(8),
-                1 => drop(answer.drain(at..(at + 1 + chance.below(8)).min(answer.len()))),
-                2 => answer.insert(at, u8::try_from(chance.below(256)).unwrap()),
+                0 => answer[at] ^= 1 << chance.usize(..8),
+                1 => drop(answer.drain(at..(at + 1 + chance.usize(..8)).min(answer.len()))),
+                2 => answer.insert(at, chance.u8(..)),
                 _ => answer.truncate(at.max(1)),
             }
         }

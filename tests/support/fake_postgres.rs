@@ -72,6 +72,8 @@ pub enum Event {
     Cancel(i32, Vec<u8>),
     /// The client closed or broke its connection while the script was reading or writing.
     Gone(usize),
+    /// It did so by a reset: recorded behind [`Event::Gone`].
+    Reset(usize),
 }
 
 /// A listening fake.
@@ -207,10 +209,13 @@ impl Shared {
         let mut peer = Peer { stream, shared: self, number: 0 };
         // No script: a cancel request, a port probe, or the end of the test.
         if let Ok(Some(script)) = peer.open()
-            && peer.play(&script).is_err()
+            && let Err(e) = peer.play(&script)
             && !self.is_stopping()
         {
             self.record(Event::Gone(peer.number));
+            if e.kind() == io::ErrorKind::ConnectionReset {
+                self.record(Event::Reset(peer.number));
+            }
         }
     }
 

@@ -134,6 +134,17 @@ pub fn tags(messages: &[Message]) -> String {
     messages.iter().map(|message| char::from(message.tag)).collect()
 }
 
+/// The offsets at which messages begin, and the end.
+pub fn boundaries(bytes: &[u8]) -> Vec<usize> {
+    let mut ends = vec![0];
+    let mut at = 0;
+    while at < bytes.len() {
+        at += 1 + usize::try_from(int32(&bytes[at + 1..at + 5])).unwrap();
+        ends.push(at);
+    }
+    ends
+}
+
 /// The columns of a DataRow as text.
 pub fn columns(body: &[u8]) -> Vec<Option<String>> {
     let count = u16::from_be_bytes([body[0], body[1]]);

@@ -17,8 +17,8 @@ use rustix::net::sockopt::set_socket_linger;
 use super::messages::{int32, int32_bytes, push_text, terminated, text};
 
 pub use super::messages::{
-    ErrorFields, Message, bind, close, column_names, columns, describe, execute, flush, message,
-    parse, query, sync, tags, terminate, with_length,
+    ErrorFields, Message, bind, boundaries, close, column_names, columns, describe, execute, flush,
+    message, parse, query, sync, tags, terminate, with_length,
 };
 
 /// How long a read or write may take before the test fails.
