@@ -330,9 +330,8 @@ impl Session {
                 Next::State(Link::Waiting(ticket))
             }
             Err(NoServer::Dial(failure)) => {
-                // Nobody who waits for this pool can be served: all are told the reason.
                 failure.permit.fail(failure.retry_at);
-                self.pool.pool.refuse_waiters();
+                self.pool.refuse_waiters();
                 Next::End(SessionEnd::NoServer(failure.error.client_message()))
             }
         })

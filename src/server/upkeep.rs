@@ -55,8 +55,7 @@ impl ServerPool {
             Err(failure) => {
                 failure.permit.fail(failure.retry_at);
                 if !failure.error.is_transient() {
-                    // Nobody who waits meanwhile can be served: all are told the reason.
-                    self.pool.refuse_waiters();
+                    self.refuse_waiters();
                 }
             }
         }
