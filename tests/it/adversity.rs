@@ -216,3 +216,27 @@ fn a_client_that_dies_in_a_copy_leaves_no_server_too_many() {
     let log = stage.pgbaton.log();
     assert!(!log.contains("server login failed"), "{log}");
 }
+
+/// The same when a client gives up while the server that it was to get is asked whether it is there.
+#[test]
+fn a_check_that_is_given_up_leaves_no_server_too_many() {
+    let stage = Stage::with(1, |config| {
+        config
+            .set("server_check_delay", "0")
+            .set("server_check_query", "\"select 'check' from pg_sleep(0.8)\"")
+    });
+    stage.sql("create role checked login connection limit 1; select 1");
+    let login = Login::new("checked", &stage.database, "");
+    let [mut one, mut two] = [(); 2].map(|()| Wire::login(stage.pgbaton.address(), &login));
+    assert_eq!(one.query("select 1").value(), "1");
+    one.send(&wire::query("select 2"));
+    stage.wait_until_runs("''check''");
+    two.send(&wire::query("select 3"));
+    // Into the line behind the first, long before the check is over.
+    thread::sleep(Duration::from_millis(50));
+    wire::cancel(stage.pgbaton.address(), one.pid, &one.secret);
+    assert_eq!(one.expect_error().code(), "57014");
+    assert_eq!(two.receive_reply().unwrap().value(), "3");
+    let log = stage.pgbaton.log();
+    assert!(!log.contains("server login failed"), "{log}");
+}
