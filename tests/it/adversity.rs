@@ -9,6 +9,7 @@ use pgbaton::cli::throwaway::free_port;
 use crate::stage::{PATIENCE, Stage, counts};
 use crate::support::fake_postgres::{self, FakePostgres, Step};
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
+use crate::support::postgres::{SCRAM_ROLE, SUPERUSER};
 use crate::support::wire::{self, Login, Wire, WireError};
 
 /// Has so many clients log in at once, and gives what the last of them was told, and when.
@@ -239,4 +240,215 @@ fn a_check_that_is_given_up_leaves_no_server_too_many() {
     assert_eq!(two.receive_reply().unwrap().value(), "3");
     let log = stage.pgbaton.log();
     assert!(!log.contains("server login failed"), "{log}");
+}
+
+// --- everything at once ---
+
+const SIZE: usize = 4;
+const CAP: usize = 6;
+
+/// One client of many that come, ask, and go in all ways.
+fn visit(address: std::net::SocketAddr, login: &Login, until: Instant) -> (usize, usize) {
+    let (mut served, mut turned_away) = (0, 0);
+    while Instant::now() < until {
+        let mut client = match Wire::try_login(address, login) {
+            Ok(client) => client,
+            Err(WireError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("a login hangs")
+            }
+            Err(_) => {
+                turned_away += 1;
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+        };
+        for _ in 0..fastrand::usize(1..6) {
+            let sql: &[&str] = match fastrand::u8(..8) {
+                0 => &["begin", "select 1", "commit"],
+                1 => &["begin", "select 1 / 0", "rollback"],
+                2 => &["select pg_sleep(0.02)"],
+                3 => &["set search_path to x", "select 1"],
+                _ => &["select 1"],
+            };
+            let done = sql.iter().all(|sql| match client.try_query(sql) {
+                Ok(_) => true,
+                Err(WireError::Io(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    panic!("{sql} hangs")
+                }
+                Err(_) => false,
+            });
+            served += usize::from(done);
+            if !done {
+                break;
+            }
+        }
+        match fastrand::u8(..4) {
+            0 => {
+                let _ = client.try_send(&wire::query("select pg_sleep(0.05)"));
+                client.reset();
+            }
+            1 => {
+                let _ = client.try_send(&wire::query("begin"));
+            }
+            2 => drop(client.try_send(&wire::terminate())),
+            _ => client.reset(),
+        }
+    }
+    (served, turned_away)
+}
+
+/// All that an operator can do, in any order, while servers live short lives, are killed, and clients
+/// come and go: nobody hangs, PostgreSQL never sees too many, and every slot is there in the end.
+#[test]
+fn commands_in_any_order_leave_every_slot_accounted_for() {
+    let mut stage = Stage::with(SIZE, |config| {
+        config
+            .set("reserve_pool_size", "2")
+            .set("reserve_pool_timeout", "0.05")
+            .set("min_pool_size", "2")
+            .set("server_lifetime", "0.2")
+            .set("server_idle_timeout", "0.1")
+            .set("server_check_delay", "0")
+            .set("pool_idle_timeout", "0.3")
+            .set("max_db_connections", &CAP.to_string())
+            .set("log_connections", "0")
+            .set("log_disconnections", "0")
+    });
+    let address = stage.pgbaton.address();
+    let logins = [SUPERUSER, SCRAM_ROLE].map(|user| Login::new(user, &stage.database, ""));
+    let until = Instant::now() + Duration::from_secs(soak_seconds());
+    let pool = stage.database.clone();
+    let (config, database) = (stage.config.clone(), stage.database.clone());
+    let short = config.clone().set("reserve_pool_size", "0").set("server_lifetime", "0");
+    let long = config.clone().set("server_lifetime", "3600").set("min_pool_size", "0");
+    let (totals, most) = thread::scope(|scope| {
+        let visitors: Vec<_> = (0..16)
+            .map(|n| {
+                let login = &logins[n % 2];
+                scope.spawn(move || visit(address, login, until))
+            })
+            .collect();
+        let mut most = 0;
+        while Instant::now() < until {
+            most = most.max(stage.backends().len());
+            let order = match fastrand::u8(..12) {
+                0 => format!("pause {database}"),
+                1 => "pause".to_owned(),
+                2 => "reconnect".to_owned(),
+                3 => format!("reconnect {database}"),
+                4 => format!("kill {database}"),
+                5 => format!("disable {database}"),
+                6 => {
+                    stage.pgbaton.reload(&short);
+                    String::new()
+                }
+                7 => {
+                    stage.pgbaton.reload(&long);
+                    String::new()
+                }
+                8 => {
+                    stage.pgbaton.reload(&config);
+                    String::new()
+                }
+                9 => format!("wait_close {database}"),
+                _ => {
+                    let backends = stage.backends();
+                    if let Some(victim) = backends.get(fastrand::usize(..backends.len().max(1))) {
+                        stage.sql(&format!("select pg_terminate_backend({victim})"));
+                    }
+                    String::new()
+                }
+            };
+            if !order.is_empty() {
+                let mut console = stage.console();
+                console.set_timeout(Duration::from_millis(500));
+                // It may have to wait too long, or find nothing to be done.
+                let _ = console.try_query(&order);
+            }
+            for order in
+                [format!("resume {database}"), "resume".into(), format!("enable {database}")]
+            {
+                let _ = stage.console().try_query(&order);
+            }
+            thread::sleep(Duration::from_millis(fastrand::u64(..40)));
+        }
+        let totals = visitors.into_iter().map(|visitor| visitor.join().unwrap());
+        (totals.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)), most)
+    });
+    eprintln!("{} served, {} turned away, at most {most} servers", totals.0, totals.1);
+    assert!(totals.0 > 100 && most <= CAP, "{totals:?}, {most}");
+    stage.pgbaton.reload(&long);
+    for login in &logins {
+        let mut clients: Vec<Wire> = (0..SIZE).map(|_| Wire::login(address, login)).collect();
+        for client in &mut clients {
+            client.query("begin");
+        }
+        assert_eq!(counts(&stage.pgbaton, &pool, &login.user).sv_active, SIZE);
+        for client in &mut clients {
+            client.query("commit");
+        }
+    }
+    let settled = || {
+        let rows = crate::stage::show(&stage.pgbaton, "POOLS");
+        let sum = |column: &str| rows.iter().map(|r| r[column].parse::<usize>().unwrap()).sum();
+        let sums: Vec<usize> = ["cl_waiting", "sv_active", "sv_login"].map(sum).into();
+        sums == [0, 0, 0] && sum("sv_idle") == stage.backends().len()
+    };
+    assert!(eventually(PATIENCE, settled), "{}", stage.pgbaton.log());
+    assert!(!stage.pgbaton.log().contains("panicked"), "{}", stage.pgbaton.log());
+}
+
+fn soak_seconds() -> u64 {
+    std::env::var("PGBATON_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+}
+
+/// A dial that hangs is not what query_wait_timeout waits for.
+#[test]
+fn who_dials_in_vain_waits_no_longer_than_query_wait_timeout() {
+    let fake = FakePostgres::start(vec![
+        vec![
+            Step::Login,
+            Step::Expect(b'Q'),
+            Step::Send(fake_postgres::idle_reply(b'Q')),
+            Step::Close,
+        ],
+        vec![Step::Startup, Step::Drain],
+    ]);
+    let config =
+        Config::new().set("query_wait_timeout", "1").database_at("app", fake.address(), "");
+    let pgbaton = Pgbaton::start(&config);
+    let mut client = Wire::login(pgbaton.address(), &Login::new("x", "app", ""));
+    client.query("first");
+    assert!(eventually(PATIENCE, || counts(&pgbaton, "app", "x").sv_idle == 0));
+    client.set_timeout(Duration::from_secs(60));
+    let began = Instant::now();
+    client.send(&wire::query("second"));
+    assert_eq!(client.expect_error().message(), "query_wait_timeout");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
+
+/// And yet a pool gets its servers if they take longer to log in to than any client waits.
+#[test]
+fn a_dial_outlives_the_client_that_does_not_wait_for_it() {
+    let first = Step::Send(fake_postgres::idle_reply(b'Q'));
+    let fake = FakePostgres::start(vec![
+        vec![Step::Login, Step::Expect(b'Q'), first, Step::Close],
+        vec![Step::LoginAfter(Duration::from_secs(3)), Step::Serve],
+    ]);
+    let config = Config::new().set("query_wait_timeout", "1").database_at(
+        "app",
+        fake.address(),
+        "pool_size = 1",
+    );
+    let pgbaton = Pgbaton::start(&config);
+    let login = Login::new("x", "app", "");
+    let mut clients = [(); 2].map(|()| Wire::login(pgbaton.address(), &login));
+    clients[0].query("first");
+    assert!(eventually(PATIENCE, || counts(&pgbaton, "app", "x").sv_idle == 0));
+    clients[0].send(&wire::query("in vain"));
+    assert_eq!(clients[0].expect_error().message(), "query_wait_timeout");
+    let dialled = eventually(PATIENCE, || counts(&pgbaton, "app", "x").sv_idle == 1);
+    assert!(dialled, "{:?}", counts(&pgbaton, "app", "x"));
+    assert_eq!(clients[1].query("served").tags, ["SELECT 0"]);
+    assert_eq!((fake.connections(), fake.queries(1)), (2, vec!["served".to_owned()]));
 }
