@@ -18,8 +18,10 @@ use crate::net::{Listener, Transport};
 use crate::observe::logs::one_line;
 use crate::protocol::SqlState;
 use crate::server::ServerLease;
+use crate::server::check::NoServer;
 use crate::server::cleanup::{self, CleanUp, Departure};
 use crate::server::idle;
+use crate::server::pools::ServerPool;
 
 /// Serves one console connection; given by the layer above.
 pub type Console =
@@ -160,23 +162,34 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     log_end(&session.hub, session.client(), &end);
     let plan = plan_clean_up(&session, &end);
     let (worker, pool) = (session.worker.clone(), Arc::clone(&session.pool));
+    let (hub, waited_in_vain) = (session.hub.clone(), matches!(end, SessionEnd::QueryWaitTimeout));
     // The client is gone from the tables and its socket closed before the server is cleaned up.
     drop(session);
     match link {
         Link::Linked(lease) | Link::Releasing(lease) => {
             settle(lease, &plan, worker.index, &pool).await;
         }
+        // A server that takes longer to log in to than clients wait would never be had otherwise.
+        Link::Dialing(dial) if waited_in_vain => {
+            if let Some(dialled) = hub.stopping.run_until_cancelled(dial).await {
+                conclude(dialled, worker.index, &pool);
+            }
+        }
         // A ticket, permit or dial gives back what it holds by being dropped.
         Link::Unlinked | Link::Waiting(_) | Link::Dialing(_) => {}
     }
 }
 
-async fn settle(
-    lease: ServerLease,
-    plan: &CleanUp,
-    worker: usize,
-    pool: &crate::server::pools::ServerPool,
-) {
+/// What becomes of a dial, or a check, whose client waits no longer.
+fn conclude(dialled: Result<ServerLease, NoServer>, worker: usize, pool: &ServerPool) {
+    match dialled {
+        Ok(lease) => pool.keep(Ok(lease), worker),
+        Err(NoServer::Dial(failure)) => pool.keep(Err(failure), worker),
+        Err(NoServer::Lost) => {}
+    }
+}
+
+async fn settle(lease: ServerLease, plan: &CleanUp, worker: usize, pool: &ServerPool) {
     let backend_pid = lease.shared.backend_pid;
     lease.shared.client_id.store(0, Ordering::Relaxed);
     match cleanup::clean_up(lease, plan).await {

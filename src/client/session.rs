@@ -32,7 +32,7 @@ use crate::server::check::NoServer;
 use crate::server::pools::{DialPlace, ServerPool};
 use crate::server::{Server, ServerFault, ServerLease, ServerState, Settings, idle};
 
-type Dial = Pin<Box<dyn Future<Output = Result<ServerLease, NoServer>> + Send>>;
+pub(super) type Dial = Pin<Box<dyn Future<Output = Result<ServerLease, NoServer>> + Send>>;
 
 /// What a session has of its pool at the moment.
 pub(super) enum Link {
@@ -325,14 +325,14 @@ impl Session {
             Ok(lease) => self.link_waiting(cx, lease),
             Err(NoServer::Lost) => self.request_again(cx),
             Err(NoServer::Dial(failure)) if failure.error.is_transient() => {
-                let now = clock::now();
-                let ticket = failure.permit.requeue(failure.retry_at, self.hint(), now);
+                // It waits since it asked, not since the dial failed.
+                let since = self.client().state_since();
+                let ticket = failure.permit.requeue(failure.retry_at, self.hint(), since);
                 Next::State(Link::Waiting(ticket))
             }
             Err(NoServer::Dial(failure)) => {
-                // Nobody who waits for this pool can be served: all are told the reason.
                 failure.permit.fail(failure.retry_at);
-                self.pool.pool.refuse_waiters();
+                self.pool.refuse_waiters();
                 Next::End(SessionEnd::NoServer(failure.error.client_message()))
             }
         })

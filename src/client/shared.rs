@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -191,6 +192,12 @@ impl ClientShared {
     #[must_use]
     pub fn time_limits(&self) -> TimeLimits {
         self.pool.settings.load().time_limits
+    }
+
+    /// How long it may wait for a server.
+    #[must_use]
+    pub fn wait_timeout(&self) -> Option<Duration> {
+        self.pool.settings.load().limits.wait_timeout
     }
 
     /// Records the state; relaxed, for display only.

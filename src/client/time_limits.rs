@@ -66,7 +66,7 @@ fn may_exceed(client: &ClientShared, now: Tick) -> bool {
     let exceeds = |limit: Option<Duration>, since| limit.is_some_and(|l| now.since(since) >= l);
     match client.state() {
         ClientState::Idle => exceeds(limits.idle, since),
-        ClientState::Waiting => false,
+        ClientState::Waiting => exceeds(client.wait_timeout(), since),
         ClientState::Linked => {
             exceeds(limits.idle_transaction, since)
                 || exceeds(limits.transaction, client.linked_since())
@@ -86,7 +86,7 @@ impl Session {
             |limit: Option<Duration>, since: Tick| limit.is_some_and(|l| now.since(since) >= l);
         match &self.link {
             Link::Unlinked => exceeds(limits.idle, client.state_since()).then_some(TimeLimit::Idle),
-            // A wait has query_wait_timeout, a dial server_connect_timeout.
+            // A wait has query_wait_timeout.
             Link::Waiting(_) | Link::Dialing(_) | Link::Releasing(_) => None,
             Link::Linked(lease) => {
                 // What it has sent is answered: the server waits for it, if only for a Sync.
@@ -113,6 +113,13 @@ impl Session {
         self.client().has_looked();
         if let Some(limit) = self.exceeded_limit() {
             return Some(SessionEnd::TimeLimit(limit));
+        }
+        // In line, the timeout thread sees to it; a dial or a check may take longer than a client waits.
+        let waited = clock::now().since(self.client().state_since());
+        if matches!(self.link, Link::Dialing(_))
+            && self.client().wait_timeout().is_some_and(|limit| waited >= limit)
+        {
+            return Some(SessionEnd::QueryWaitTimeout);
         }
         let is_served = matches!(self.link, Link::Linked(_)) && !self.terminated;
         (is_served && self.transport.is_broken()).then_some(SessionEnd::ClientClosed)

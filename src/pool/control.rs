@@ -84,8 +84,8 @@ impl<C: Send + 'static> Inner<C> {
             let Some(conn) = self.with_shard(shard, |shard| shard.idle.pop_oldest()) else {
                 continue;
             };
-            if self.growth.shed(conn.generation, &mut todo) {
-                drop(conn);
+            if self.growth.begin_shed() {
+                self.close_set_down(conn, &mut todo);
             } else {
                 self.place(conn, now, &mut todo);
             }

@@ -80,7 +80,7 @@ struct State {
     /// Slots of an earlier generation.
     stale: usize,
     connecting: usize,
-    /// Idle connections about to be closed because they are not needed. They still hold slots.
+    /// Connections about to be closed because they are not needed, or too many. They still hold slots.
     retiring: usize,
     /// Set by a failed dial, cleared by a successful one.
     retry_at: Option<Tick>,
@@ -364,20 +364,14 @@ impl Growth {
         self.excess.load(Ordering::Acquire) > 0 || self.budgets.iter().any(|budget| budget.over())
     }
 
-    /// Frees the slot of the caller's connection, of this generation, if there are too many. The
-    /// caller then closes it.
-    pub(super) fn shed(&self, generation: u64, todo: &mut Todo) -> bool {
-        let shed = self.with(|state| {
-            let over = state.slots > state.slots_max() || self.budgets.iter().any(|b| b.over());
-            if over {
-                free_slot(state, generation);
-            }
-            over
-        });
-        if shed {
-            self.give_back_budgets(todo);
-        }
-        shed
+    /// Sets the caller's connection down to be closed, if there are too many besides those set down
+    /// already. Ended by `end_retire`.
+    pub(super) fn begin_shed(&self) -> bool {
+        let mut state = self.state.lock();
+        let kept = state.slots.saturating_sub(state.retiring);
+        let over = kept > state.slots_max() || self.budgets.iter().any(|b| b.over());
+        state.retiring += usize::from(over);
+        over
     }
 
     pub(super) fn resize(&self, limits: &PoolLimits) {

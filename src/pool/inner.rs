@@ -259,8 +259,8 @@ impl<C: Send + 'static> Inner<C> {
     #[inline]
     pub(super) fn give_back(&self, conn: Conn<C>, now: Tick) {
         let mut todo = Todo::new();
-        if self.growth.over() && self.growth.shed(conn.generation, &mut todo) {
-            drop(conn);
+        if self.growth.over() && self.growth.begin_shed() {
+            self.close_set_down(conn, &mut todo);
         } else {
             self.place(conn, now, &mut todo);
         }
@@ -283,6 +283,13 @@ impl<C: Send + 'static> Inner<C> {
         let generation = conn.generation;
         drop(conn);
         self.growth.release(generation, todo);
+    }
+
+    /// The same, of a connection that was set down to be closed.
+    pub(super) fn close_set_down(&self, conn: Conn<C>, todo: &mut Todo) {
+        let generation = conn.generation;
+        drop(conn);
+        self.growth.end_retire(Some(generation), todo);
     }
 
     pub(super) fn end_dial(&self, grant: Grant, how: Dialled) {

@@ -87,10 +87,11 @@ impl Drop for Attempt<'_> {
 /// # Errors
 /// [`ConnectError`]; the connection is closed.
 pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
+    // Each takes no longer than the limit; with it, and the way to its worker, this ends anyway. It says
+    // nothing of the server, so that it does not count against the time that the server has.
+    let earlier = target.exit.node.earlier_have_left();
+    let _ = tokio::time::timeout(CLOSE_LIMIT * 2, earlier).await;
     let attempt = async {
-        // Each takes no longer than the limit; with it, and the way to its worker, this ends anyway.
-        let earlier = target.exit.node.earlier_have_left();
-        let _ = tokio::time::timeout(CLOSE_LIMIT * 2, earlier).await;
         let transport =
             target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
         let mut attempt = Attempt { framed: Some(Framed::new(transport)), exit: target.exit };
@@ -123,7 +124,9 @@ async fn run_connect_query(
     let mut bytes = Vec::new();
     encode::query(&mut bytes, query.as_bytes())?;
     framed.send(&bytes).await.map_err(ConnectError::Lost)?;
-    loop {
+    let mut status = None;
+    // What has come behind its end is read, too.
+    while status.is_none() || !framed.buffer.is_empty() {
         let message = next_of_any_kind(framed).await?;
         match message.tag {
             b'E' => {
@@ -138,18 +141,20 @@ async fn run_connect_query(
                 greeting.replace(reported.name, reported.value);
             }
             // It has nothing to copy from.
-            b'G' | b'W' => {
+            b'G' | b'W' if status.is_none() => {
                 bytes.clear();
                 encode::copy_fail(&mut bytes, b"connect_query cannot copy from a client")?;
                 framed.send(&bytes).await.map_err(ConnectError::Lost)?;
             }
-            b'Z' => {
-                let status = decode::ready_for_query(&message.body)?;
-                let is_idle = status == TransactionStatus::Idle && framed.buffer.is_empty();
-                return if is_idle { Ok(()) } else { Err(ConnectError::ConnectQuery) };
-            }
+            b'Z' if status.is_none() => status = Some(decode::ready_for_query(&message.body)?),
+            b'N' | b'A' => {}
+            tag if status.is_some() => return Err(ConnectError::Unexpected(tag)),
             _ => {}
         }
+    }
+    match status {
+        Some(TransactionStatus::Idle) => Ok(()),
+        _ => Err(ConnectError::ConnectQuery),
     }
 }
 
@@ -235,28 +240,35 @@ async fn sasl_message(framed: &mut Framed) -> Result<Message, ConnectError> {
 /// The backend's process id and its cancel secret.
 type Key = (i32, Box<[u8]>);
 
-/// After AuthenticationOk: parameters and the cancel key, up to ReadyForQuery.
+/// After AuthenticationOk: parameters and the cancel key, up to ReadyForQuery and what has come with it:
+/// a parameter that has just changed, or that the server is about to go.
 async fn finish(framed: &mut Framed) -> Result<(Greeting, Key), ConnectError> {
     let mut greeting = Greeting::default();
     let mut key = (0, Box::default());
-    loop {
+    let mut is_ready = false;
+    while !is_ready || !framed.buffer.is_empty() {
         let message = next(framed).await?;
         match message.tag {
+            b'S' if is_ready => {
+                let parameter = decode::parameter_status(&message.body)?;
+                greeting.replace(parameter.name, parameter.value);
+            }
             b'S' => {
                 let parameter = decode::parameter_status(&message.body)?;
                 greeting.parameters.push((parameter.name.into(), parameter.value.into()));
             }
-            b'K' => {
+            b'K' if !is_ready => {
                 let data = decode::backend_key_data(&message.body)?;
                 key = (data.pid, data.secret.into());
             }
-            b'Z' if framed.buffer.is_empty() => {
+            b'Z' if !is_ready => {
                 decode::ready_for_query(&message.body)?;
-                return Ok((greeting, key));
+                is_ready = true;
             }
             tag => return Err(ConnectError::Unexpected(tag)),
         }
     }
+    Ok((greeting, key))
 }
 
 /// The next message that is neither a notice nor an error.

@@ -307,7 +307,9 @@ impl Server {
     pub fn leave(&mut self) {
         let is_free = self.is_free() && !self.is_unread;
         // One that is in the middle of a query takes no notice before it has something to say.
-        let notices = is_free || self.is_unread || self.doomed;
+        let owes_only_us = self.ledger.len() == 1 && self.ledger.head_is_poolers();
+        let reads = self.ledger.is_settled() || self.ledger.in_copy_in() || owes_only_us;
+        let notices = reads || self.is_unread || self.doomed;
         let transport = std::mem::replace(&mut self.transport, Transport::Closed);
         if notices {
             self.exit.leave(transport, is_free);

@@ -109,13 +109,16 @@ impl ConnectError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Down(_) | Self::Connect(_) | Self::Timeout | Self::Lost(_) => true,
-            Self::Refused(message) => matches!(
-                message.code,
-                SqlState::CANNOT_CONNECT_NOW
-                    | SqlState::TOO_MANY_CONNECTIONS
-                    | SqlState::ADMIN_SHUTDOWN
-                    | SqlState::CRASH_SHUTDOWN
-            ),
+            Self::Refused(message) => {
+                let is_away = matches!(
+                    message.code,
+                    SqlState::CANNOT_CONNECT_NOW
+                        | SqlState::ADMIN_SHUTDOWN
+                        | SqlState::CRASH_SHUTDOWN
+                );
+                // It is short of something: connections, memory, disk.
+                is_away || message.code.class() == SqlState::TOO_MANY_CONNECTIONS.class()
+            }
             _ => false,
         }
     }
@@ -158,6 +161,25 @@ impl ConnectError {
                 SqlState::CONNECTION_FAILURE,
                 format!("server login failed: {other}"),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_ends_no_wait() {
+        let refused = |code: &str| {
+            let code = SqlState::from_bytes(code.as_bytes()).unwrap();
+            ConnectError::Refused(ErrorMessage::fatal(code, "x")).is_transient()
+        };
+        for code in ["53000", "53100", "53200", "53300", "57P01", "57P02", "57P03"] {
+            assert!(refused(code), "{code}");
+        }
+        for code in ["28P01", "28000", "3D000", "42501", "57014"] {
+            assert!(!refused(code), "{code}");
         }
     }
 }

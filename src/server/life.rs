@@ -23,8 +23,8 @@ pub struct Life {
     lifetime_us: AtomicU64,
     /// Between two deaths of age.
     gap_us: AtomicU64,
-    /// The next server may die of age from here on.
-    next_us: AtomicU64,
+    /// The last death of age. Not the next: a gap that a reload makes shorter counts at once.
+    last_us: AtomicU64,
     /// Rest after which a server is asked before it is used.
     check_after_us: AtomicU64,
     /// Whether ends are logged.
@@ -40,7 +40,7 @@ impl Default for Life {
         Self {
             lifetime_us: AtomicU64::new(NEVER),
             gap_us: AtomicU64::new(0),
-            next_us: AtomicU64::new(0),
+            last_us: AtomicU64::new(0),
             check_after_us: AtomicU64::new(NEVER),
             logs: AtomicBool::new(false),
         }
@@ -98,10 +98,12 @@ impl Life {
     fn take_turn(&self, now: Tick) -> bool {
         let now_us = now.as_micros();
         let late = now_us.saturating_sub(micros(LOOK_PERIOD));
-        let turn = |next: u64| {
-            (next <= now_us).then(|| next.max(late).saturating_add(self.gap_us.load(Relaxed)))
+        let gap = self.gap_us.load(Relaxed);
+        let turn = |last: u64| {
+            let next = last.saturating_add(gap);
+            (next <= now_us).then(|| next.max(late))
         };
-        self.next_us.fetch_update(Relaxed, Relaxed, turn).is_ok()
+        self.last_us.fetch_update(Relaxed, Relaxed, turn).is_ok()
     }
 
     /// Whether a server that has rested since `since` has to be asked before it is used.
@@ -141,6 +143,21 @@ mod tests {
         assert_eq!(count(5_100), 10);
         assert_eq!(count(5_433), 33);
         assert_eq!(count(9_000), 34, "no more than one period's");
+    }
+
+    #[test]
+    fn a_lifetime_that_is_made_shorter_does_not_wait_for_a_turn_of_the_longer() {
+        let life = Life::default();
+        life.set_lifetime(Duration::from_secs(86_400), 1);
+        let day = 86_400_000;
+        assert!(life.is_over(at(0), true, at(day)));
+        life.set_lifetime(Duration::from_secs(60), 1);
+        assert!(life.is_over(at(day), true, at(day + 60_000)));
+        // Nor does a pool that spreads over more servers than it had.
+        life.set_lifetime(Duration::from_secs(3_600), 1);
+        assert!(life.is_over(at(0), true, at(2 * day)));
+        life.spread_over(100);
+        assert!(life.is_over(at(0), true, at(2 * day + 36_000)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::primitives::Tick;
 use crate::protocol::error::ErrorMessage;
 
 /// The first pause after a failed attempt; each further failure doubles it.
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+pub const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause, unless `server_login_retry` is shorter: a server that is back is found soon.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 

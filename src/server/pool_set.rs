@@ -116,7 +116,7 @@ impl PoolSet {
                 }
                 keeps
             });
-            state.leaving.retain(|pool| pool.owned() > 0);
+            forgotten.extend(state.leaving.extract_if(.., |pool| pool.owned() == 0));
             if !forgotten.is_empty() {
                 state.pools.shrink_to_fit();
             }
@@ -141,9 +141,10 @@ impl PoolSet {
 
     /// Takes a pool out, closing it: its database is configured no longer.
     pub fn remove(&self, pool: &ServerPool) {
+        let left: Vec<_>;
         {
             let mut state = self.state.lock();
-            state.leaving.retain(|pool| pool.owned() > 0);
+            left = state.leaving.extract_if(.., |pool| pool.owned() == 0).collect();
             let key = (pool.database.clone(), pool.user.clone());
             // Another may have been made under its name since.
             if state.pools.get(&key).is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), pool)) {
@@ -151,6 +152,7 @@ impl PoolSet {
                 state.leaving.extend(removed);
             }
         }
+        drop(left);
         // Its servers are marked as to be closed, for the console.
         pool.pool.bump_generation();
         pool.pool.close();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lru::LruCache;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::ServerLease;
 use super::closing::Exit;
@@ -132,6 +133,8 @@ pub struct ServerPool {
     greeting: ArcSwapOption<Greeting>,
     /// Held for a moment; nothing is locked under it.
     failure: Mutex<Failure>,
+    /// Carries no data: the failure is in `failure`.
+    has_failed: Notify,
     keys: ServerKeys,
     known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
     parsed: Mutex<LruCache<u64, ()>>,
@@ -236,6 +239,7 @@ impl ServerPool {
             clients: AtomicU64::new(0),
             greeting: ArcSwapOption::empty(),
             failure: Mutex::default(),
+            has_failed: Notify::new(),
             keys: ServerKeys::default(),
             known_settings: lru(KNOWN_SETTINGS_MAX),
             parsed: lru(PARSED_MAX),
@@ -389,8 +393,38 @@ impl ServerPool {
             }
             failure.error.clone()?
         };
-        let snapshot = self.pool.snapshot();
-        (snapshot.idle + snapshot.active == 0).then_some(error)
+        (!self.has_servers()).then_some(error)
+    }
+
+    /// Waits for a failure that a client which is logging in is told at once, as
+    /// [`standing_failure`](Self::standing_failure) says: it is not to wait for its turn to fail.
+    /// Cancel-safe: it keeps nothing.
+    pub async fn next_failure(&self) -> ErrorMessage {
+        let mut since = clock::now();
+        loop {
+            // Registered before the look: a failure between the two is not missed.
+            let mut failed = std::pin::pin!(self.has_failed.notified());
+            failed.as_mut().enable();
+            if let Some(message) = self.standing_failure(since) {
+                return message;
+            }
+            failed.await;
+            // It is news, however late it is heard.
+            since = Tick::ZERO;
+        }
+    }
+
+    /// PostgreSQL refuses the login. Who waits is told, unless servers are there that they wait for
+    /// as well.
+    pub fn refuse_waiters(&self) {
+        if !self.has_servers() {
+            self.pool.refuse_waiters();
+        }
+    }
+
+    fn has_servers(&self) -> bool {
+        let seen = self.pool.snapshot();
+        seen.idle + seen.active > 0
     }
 
     /// The last dial's error, if it failed.
@@ -461,7 +495,8 @@ impl ServerPool {
 
     fn note_failure(&self, error: &ConnectError, settings: &PoolSettings, node: &Node) -> Tick {
         let attempts = self.failure.lock().attempts.saturating_add(1);
-        let (now, longest) = (clock::now(), settings.login_retry);
+        // Without a pause at all, who waits would dial as fast as PostgreSQL can refuse.
+        let (now, longest) = (clock::now(), settings.login_retry.max(node::BACK_OFF_MIN));
         if error.is_answer() {
             node.is_up();
         }
@@ -493,6 +528,7 @@ impl ServerPool {
             attempts,
             retry_at,
         };
+        self.has_failed.notify_waiters();
     }
 }
 

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ServerLease;
 use super::connection::Server;
 use super::idle;
-use super::pools::{DialPlace, ServerPool};
+use super::pools::{DialFailure, DialPlace, ServerPool};
 use crate::pool::Permit;
 use crate::primitives::Tick;
 
@@ -50,13 +51,18 @@ impl ServerPool {
     /// Dials one of the servers that are kept ready. Dropping the future gives the slot back.
     pub async fn dial_spare(self: Arc<Self>, permit: Permit<Box<Server>>, place: DialPlace) {
         let worker = place.worker;
-        match self.clone().dial(permit, place).await {
+        let dialled = self.clone().dial(permit, place).await;
+        self.keep(dialled, worker);
+    }
+
+    /// Ends a dial that nobody waits for: the server is everybody's.
+    pub fn keep(&self, dialled: Result<ServerLease, DialFailure>, worker: usize) {
+        match dialled {
             Ok(lease) => idle::park(lease, worker),
             Err(failure) => {
                 failure.permit.fail(failure.retry_at);
                 if !failure.error.is_transient() {
-                    // Nobody who waits meanwhile can be served: all are told the reason.
-                    self.pool.refuse_waiters();
+                    self.refuse_waiters();
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that all share one real PostgreSQL.
 
+mod adversity;
 mod bad_input;
 mod cancel;
 mod commands;

@@ -114,7 +114,13 @@ async fn slot(pool: &Arc<ServerPool>, worker: &Arc<Worker>) -> Result<Slot, Logi
 }
 
 async fn wait(pool: &ServerPool, mut ticket: Ticket<Box<Server>>) -> Result<Slot, LoginError> {
-    match poll_fn(|cx| ticket.poll_wait(cx)).await {
+    let outcome = tokio::select! {
+        biased;
+        // Cancel-safe: what a ticket was handed goes on when it is dropped.
+        outcome = poll_fn(|cx| ticket.poll_wait(cx)) => outcome,
+        message = pool.next_failure() => return Err(LoginError::Refused(message)),
+    };
+    match outcome {
         Outcome::Handed(lease) => Ok(Slot::Used(lease)),
         Outcome::Connect(permit) => Ok(Slot::New(permit)),
         Outcome::Expired { .. } => Err(no_server(&SessionEnd::QueryWaitTimeout)),
@@ -178,7 +184,7 @@ async fn dial(
     }
     failure.permit.fail(failure.retry_at);
     if !failure.error.is_transient() {
-        pool.pool.refuse_waiters();
+        pool.refuse_waiters();
     }
     Err(LoginError::Refused(failure.error.client_message()))
 }

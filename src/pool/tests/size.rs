@@ -267,3 +267,46 @@ fn growth_closes_nothing_of_another_pool() {
     a.lease(0, at(2)).check_in(hint(0), at(2));
     a.expect(1, 0, 0, 0);
 }
+
+// --- those that are too many ---
+
+/// A connection that looks at the pool's slots when it is closed.
+struct Witness {
+    pool: crate::primitives::Weak<Pool<Witness>>,
+    seen: Arc<parking_lot::Mutex<Vec<usize>>>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            self.seen.lock().push(pool.slots());
+        }
+    }
+}
+
+/// Whoever gets the slot must know that the one before is on its way out.
+#[test]
+fn a_connection_is_closed_before_its_slot_is_free_however_it_ends() {
+    let pool = Pool::new(1, limits(4), Vec::new(), TimeoutHandle::manual());
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let mut leases: Vec<_> = (0..4)
+        .map(|_| match pool.checkout(hint(0), at(0)) {
+            Checkout::Connect(permit) => {
+                permit.fulfil(Witness { pool: Arc::downgrade(&pool), seen: Arc::clone(&seen) })
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let mut next = || leases.pop().unwrap();
+    next().check_in(hint(0), at(1));
+    pool.set_limits(limits(3), at(2));
+    assert_eq!(*seen.lock(), [4], "idle, and too many");
+    pool.set_limits(limits(2), at(3));
+    next().check_in(hint(0), at(4));
+    assert_eq!(*seen.lock(), [4, 3], "too many when given back");
+    next().discard();
+    next().check_in(hint(0), at(5));
+    assert_eq!(pool.retire_idle(0, at(6), 0, at(6), |_| {}), 1);
+    assert_eq!(*seen.lock(), [4, 3, 2, 1]);
+    assert_eq!(pool.slots(), 0);
+}
