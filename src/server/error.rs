@@ -116,8 +116,18 @@ impl ConnectError {
                         | SqlState::ADMIN_SHUTDOWN
                         | SqlState::CRASH_SHUTDOWN
                 );
-                // It is short of something: connections, memory, disk.
-                is_away || message.code.class() == SqlState::TOO_MANY_CONNECTIONS.class()
+                is_away || self.is_shortage()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the server is short of something: connections, memory, disk.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Refused(message) => {
+                message.code.class() == SqlState::TOO_MANY_CONNECTIONS.class()
             }
             _ => false,
         }

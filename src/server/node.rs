@@ -8,6 +8,8 @@
 //! - While the server cannot be reached, one attempt is made at a time for all pools together, ever
 //!   less often. Attempts are spaced by time and never wait for each other: one that hangs holds up
 //!   nobody.
+//! - While the server is full, pools that it has refused ask one after the other: however many they
+//!   are, no more than ten a second, but each within its own `server_login_retry`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,6 +27,9 @@ pub const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause, unless `server_login_retry` is shorter: a server that is back is found soon.
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
+/// Between two pools that ask a server which is full.
+const FULL_GAP: Duration = Duration::from_millis(100);
+
 /// One PostgreSQL.
 #[derive(Debug, Default)]
 pub struct Node {
@@ -34,6 +39,8 @@ pub struct Node {
     has_left: Notify,
     /// `None`: it can be reached, as far as is known. Held for a moment.
     down: Mutex<Option<Down>>,
+    /// From when on one more pool may ask, of those that it was too full for. Held for a moment.
+    next_when_full: Mutex<Tick>,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +128,16 @@ impl Node {
         *down = Some(Down { attempts, error, retry_at });
         retry_at
     }
+
+    /// It has no room for a pool, which pauses for `pause` at least. Gives the time of that pool's
+    /// next attempt: a turn of its own, unless that is farther away than `longest`.
+    pub fn is_full(&self, now: Tick, pause: Duration, longest: Duration) -> Tick {
+        let latest = now.after(longest);
+        let mut next = self.next_when_full.lock();
+        let turn = now.after(pause).max(*next).min(latest);
+        *next = turn.after(FULL_GAP).min(latest);
+        turn
+    }
 }
 
 impl Drop for Leaving {
@@ -156,9 +173,10 @@ impl Nodes {
         node
     }
 
-    /// Forgets those that nobody is connected or connecting to and that can be reached.
+    /// Forgets those that no pool leads to and nobody is connected to.
     pub fn forget_unused(&self) {
-        self.0.lock().retain(|_, node| Arc::strong_count(node) > 1 || node.down.lock().is_some());
+        // Handles are made under this lock: who has the last one cannot become two.
+        self.0.lock().retain(|_, node| Arc::strong_count(node) > 1);
     }
 }
 
@@ -216,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn pools_ask_a_full_server_one_after_the_other() {
+        let node = Node::default();
+        let (pause, longest) = (Duration::from_millis(300), Duration::from_secs(2));
+        let turns: Vec<u64> =
+            (0..30).map(|_| node.is_full(at(0), pause, longest).as_micros() / 1_000).collect();
+        let spaced: Vec<u64> = (0..17).map(|n| 300 + 100 * n).collect();
+        assert_eq!(turns[..17], spaced);
+        assert!(turns[18..].iter().all(|turn| *turn == 2_000), "no later than it would alone");
+        assert_eq!(node.is_full(at(60_000), pause, longest), at(60_300), "what was is forgotten");
+    }
+
+    #[test]
     fn pauses_double_to_a_second_and_no_farther_than_they_may() {
         let longest = Duration::from_secs(15);
         for (attempts, millis) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1_000), (99, 1_000)]
@@ -228,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_forgotten_when_nobody_leads_there_and_nothing_is_known_of_it() {
+    fn a_node_is_forgotten_when_nobody_leads_there() {
         let nodes = Nodes::default();
         let endpoint = |port| Endpoint::Tcp { host: "h".to_owned(), port };
         let held = nodes.at(&endpoint(1));
@@ -237,7 +267,6 @@ mod tests {
         nodes.at(&endpoint(3)).is_down(refused(), at(0), Duration::MAX);
         nodes.forget_unused();
         let known: Vec<_> = nodes.0.lock().keys().cloned().collect();
-        assert_eq!(known.len(), 2, "{known:?}");
-        assert!(!known.contains(&endpoint(2)));
+        assert_eq!(known, [endpoint(1)]);
     }
 }

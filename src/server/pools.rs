@@ -140,6 +140,8 @@ pub struct ServerPool {
     parsed: Mutex<LruCache<u64, ()>>,
     servers: ServerTable,
     nodes: Nodes,
+    /// The one it leads to, held so that what is known of it is not forgotten.
+    node: ArcSwap<Node>,
     pub(super) life: Arc<Life>,
     /// Since when it has neither clients nor servers, in microseconds; 0 if it has.
     pub(super) unused_since_us: AtomicU64,
@@ -231,6 +233,7 @@ impl ServerPool {
     ) -> Arc<Self> {
         let life = Arc::<Life>::default();
         life.follow(&settings);
+        let node = ArcSwap::from(nodes.at(&settings.endpoint));
         Arc::new(Self {
             database,
             user,
@@ -245,6 +248,7 @@ impl ServerPool {
             parsed: lru(PARSED_MAX),
             servers,
             nodes,
+            node,
             life,
             unused_since_us: AtomicU64::new(0),
         })
@@ -461,6 +465,7 @@ impl ServerPool {
         let keep = old.same_target(&settings);
         self.pool.set_limits(settings.limits.clone(), clock::now());
         self.life.follow(&settings);
+        self.node.store(self.nodes.at(&settings.endpoint));
         self.settings.store(Arc::new(settings));
         self.keys.forget();
         self.failure.lock().error = None;
@@ -502,6 +507,8 @@ impl ServerPool {
         }
         let retry_at = if error.is_unreachable() {
             node.is_down(error.client_message(), now, longest)
+        } else if error.is_shortage() {
+            node.is_full(now, node::pause(attempts, longest), longest)
         } else if error.is_transient() {
             now.after(node::pause(attempts, longest))
         } else {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::stage::{Counts, PATIENCE, Stage, counts, show};
-use crate::support::fake_postgres::{FakePostgres, Step};
+use crate::support::fake_postgres::{self, FakePostgres, Step};
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::{Postgres, SCRAM_ROLE, SUPERUSER, TRUST_DATABASE};
 use crate::support::wire::{self, Login, Wire, WireError};
@@ -205,6 +205,43 @@ fn a_server_that_is_full_costs_no_client_its_place() {
     let seen = counts(&pgbaton, TRUST_DATABASE, SCRAM_ROLE);
     assert!((1..=6).contains(&seen.sv_idle), "{seen:?}");
     assert_eq!((seen.cl_active, seen.cl_waiting, seen.sv_active), (100, 0, 0), "{seen:?}");
+}
+
+/// Each attempt costs such a server a process: many pools do not ask it all at once, nor all the time.
+#[test]
+fn pools_of_a_server_that_is_full_ask_one_after_the_other() {
+    const POOLS: usize = 40;
+    let full = fake_postgres::error("FATAL", "53300", "sorry, too many clients already");
+    let refuse = vec![Step::Startup, Step::Send(full), Step::Close];
+    let mut scripts = vec![vec![Step::Login, Step::Serve]; POOLS];
+    scripts.push(refuse);
+    let fake = FakePostgres::start(scripts);
+    let address = fake.address();
+    let body = format!("host = \"127.0.0.1\"\nport = {}", address.port());
+    let config = Config::new()
+        .set("server_lifetime", "0")
+        .set("default_pool_size", "1")
+        .section("databases.\"*\"", &body);
+    let pgbaton = Pgbaton::start(&config);
+    let login = |n: usize| Login::new("x", &format!("db{n}"), "");
+    let mut crowd: Vec<Wire> =
+        (0..POOLS).map(|n| Wire::login(pgbaton.address(), &login(n))).collect();
+    for client in &mut crowd {
+        assert!(client.query("once").error.is_none());
+    }
+    assert!(eventually(PATIENCE, || show(&pgbaton, "SERVERS").is_empty()));
+    assert_eq!(fake.connections(), POOLS, "each has had its one");
+    for client in &mut crowd {
+        client.send(&wire::query("again"));
+    }
+    thread::sleep(Duration::from_secs(5));
+    // Each at once, and then ten in each second.
+    let attempts = fake.connections() - POOLS;
+    eprintln!("{attempts} attempts of {POOLS} pools in 5 s");
+    assert!((POOLS + 10..=POOLS + 60).contains(&attempts), "{attempts} attempts");
+    for client in &mut crowd {
+        client.expect_silence(Duration::from_millis(1));
+    }
 }
 
 // --- those who do not stay ---
