@@ -15,6 +15,8 @@
 pub mod clock;
 mod histogram;
 pub(crate) mod links;
+#[cfg(all(test, pgbaton_loom))]
+pub(crate) mod loom_tests;
 pub(crate) mod slot;
 mod tick;
 pub(crate) mod wake;
