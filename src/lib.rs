@@ -7,6 +7,7 @@
 //! - [`primitives`]: locks, atomics and time, real or model-checked.
 //! - [`pool`] and [`timeouts`]: the heart. Who gets which connection, and who has waited too long.
 //!   Generic: they know no PostgreSQL, no sockets, no clocks, no tasks.
+//! - [`buffer`]: requests that wait for a primary to serve again. As generic.
 //! - [`protocol`]: pure bytes. Message heads, the few messages that are decoded, the ledger of
 //!   replies owed.
 //! - [`auth`]: pure exchanges. md5 and SCRAM, both ends.
@@ -25,6 +26,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod buffer;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::primitives::Tick;
 use crate::primitives::atomic::Ordering;
+use crate::primitives::wake::WakeBatch;
 
 use super::budget::{self, Todo};
 use super::growth::Grant;
@@ -16,7 +17,6 @@ use super::lease::Conn;
 use super::limits::{PoolLimits, Refusal, unlimited_if_zero};
 use super::shard::{Rules, Shard};
 use super::stats::{Counts, PoolSnapshot};
-use super::wake::WakeBatch;
 
 /// A waiter and an idle connection that have both been there for this long have missed each other. A
 /// giver that was preempted between its push and its look has missed nothing yet, hence the

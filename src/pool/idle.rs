@@ -6,9 +6,9 @@
 //! one is work for after the unlock.
 
 use crate::primitives::Tick;
+use crate::primitives::links::{Ends, NIL, Slab, Way};
 
 use super::lease::Conn;
-use super::links::{Ends, NIL, Slab, Way};
 
 /// Empty groups kept before they are swept: enough for the usual handful of states, so that the
 /// common push and pop touch no allocator.

@@ -9,6 +9,7 @@
 use std::sync::atomic::AtomicU64 as PlainCounter;
 
 use crate::primitives::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use crate::primitives::wake::WakeBatch;
 use crate::primitives::{Arc, Tick, Weak};
 use crate::timeouts::{Deadlines, Registration, TimeoutHandle};
 
@@ -21,7 +22,6 @@ use super::permit::Permit;
 use super::shard::{Enqueued, Shard, ShardState};
 use super::ticket::{Handed, Ticket};
 use super::waiter::{Gift, Phase, Tag, Waiter};
-use super::wake::WakeBatch;
 
 /// What leases, permits and tickets hold: the core, seen from one shard. One per shard, so that a
 /// worker's reference counting stays on its own cache lines; the core never points back.

@@ -16,6 +16,7 @@ use loom::thread;
 
 use crate::pool::*;
 use crate::primitives::Tick;
+use crate::primitives::loom_tests::{Seen, model, model_within};
 use crate::timeouts::{TimeoutHandle, TimeoutThread};
 
 /// A connection; counts the open ones.
@@ -31,22 +32,6 @@ struct World {
     pool: Arc<Pool<Conn>>,
     timeouts: TimeoutHandle,
     open: Arc<AtomicUsize>,
-}
-
-/// How often each outcome was seen in an exploration.
-#[derive(Clone, Default)]
-struct Seen(Arc<[AtomicUsize; 4]>);
-
-impl Seen {
-    fn note(&self, outcome: usize) {
-        self.0[outcome].fetch_add(1, SeqCst);
-    }
-
-    fn all(&self, outcomes: usize) {
-        let seen = self.0.each_ref().map(|count| count.load(SeqCst));
-        println!("outcomes seen: {seen:?}");
-        assert!(seen[..outcomes].iter().all(|count| *count > 0), "vacuous: {seen:?}");
-    }
 }
 
 const TIMEOUT: Duration = Duration::from_millis(1);
@@ -132,18 +117,6 @@ fn dial(pool: &Arc<Pool<Conn>>, shard: usize) -> (Permit<Conn>, bool) {
         },
         other => panic!("expected a permit, got {other:?}"),
     }
-}
-
-fn model(body: impl Fn() + Sync + Send + 'static) {
-    model_within(3, body);
-}
-
-/// With so many preemptions at most, unless the environment says otherwise.
-fn model_within(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 20_000;
-    builder.check(body);
 }
 
 #[test]
@@ -580,7 +553,7 @@ fn loom_the_end_of_a_back_off_against_an_enqueue() {
         w.expect(0, 0, 0, 0);
     });
     // The newcomer's own moment lies before the end of the back-off: it always waits.
-    assert!(seen.0[1].load(SeqCst) > 0);
+    assert!(seen.count(1) > 0);
 }
 
 /// The timeout thread opens the reserve to a waiter, whichever of the two comes first: an enqueuer

@@ -131,7 +131,6 @@ mod idle;
 mod inner;
 mod lease;
 mod limits;
-mod links;
 #[cfg(all(test, pgbaton_loom))]
 mod loom_tests;
 mod permit;
@@ -140,16 +139,16 @@ mod stats;
 mod ticket;
 mod waiter;
 mod waitlist;
-mod wake;
 
 #[cfg(all(test, not(pgbaton_loom)))]
 mod tests;
 
+pub use crate::primitives::{WAIT_BUCKETS, WaitHistogram};
 pub use budget::Budget;
 pub use front::{Checkout, Pool};
 pub use gate::Gate;
 pub use lease::Lease;
 pub use limits::{Hint, PoolLimits, Refusal};
 pub use permit::Permit;
-pub use stats::{PoolSnapshot, WAIT_BUCKETS, WaitHistogram, Waits};
+pub use stats::{PoolSnapshot, Waits};
 pub use ticket::{Outcome, Ticket};

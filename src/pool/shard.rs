@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::primitives::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::primitives::wake::WakeBatch;
 use crate::primitives::{Arc, Mutex, Tick};
 
 use super::gate::Gate;
@@ -20,7 +21,6 @@ use super::limits::{PoolLimits, Refusal};
 use super::stats::Counts;
 use super::waiter::{Gift, Phase, Tag, Waiter};
 use super::waitlist::Waitlist;
-use super::wake::WakeBatch;
 
 /// The limits that a shard applies under its own lock.
 #[derive(Clone, Copy)]

@@ -1,20 +1,14 @@
-//! One waiter's slot: the place where giver, expirer, closer and canceller meet.
+//! One waiter of a pool: its phases, its place in the queue, and what it was handed.
 //!
-//! Must not know lists, shards or budgets. Invariants:
-//! - `phase` leaves WAITING once, by compare-and-swap; whoever wins decides what becomes of the
-//!   waiter, and everybody else gets told so. The swap is made with or without the shard's lock (a
-//!   cancelling ticket has none), so it must be a swap and never a store.
-//! - A winner that brings something (HANDED) or wakes makes its swap inside the `cell` lock. So
-//!   who sees HANDED and then takes the cell finds the gift in it, and a waker that was stored under
-//!   the lock while WAITING is seen by the winner.
-//! - What was handed stays in the cell until the ticket takes it, and a ticket always does: on its
-//!   poll or in its drop.
+//! Must not know lists, shards or budgets. Deciding a wait is `primitives::slot`'s; here is what the
+//! phases mean. Invariant: what was handed stays in the slot until the ticket takes it, and a ticket
+//! always does: on its poll or in its drop.
 
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::primitives::atomic::{AtomicU8, Ordering};
-use crate::primitives::{Mutex, Tick};
+use crate::primitives::Tick;
+use crate::primitives::slot::{self, Slot};
 
 use super::growth::Grant;
 use super::lease::Conn;
@@ -23,7 +17,7 @@ use super::lease::Conn;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    Waiting = 0,
+    Waiting = slot::WAITING,
     /// Something is in the cell.
     Handed = 1,
     /// Its deadline passed.
@@ -71,17 +65,13 @@ pub(super) enum Gift<C> {
     Grant(Grant),
 }
 
-struct Cell<C> {
-    waker: Option<Waker>,
+struct Held<C> {
     gift: Option<Gift<C>>,
     tag: Tag,
     waited: Duration,
 }
 
-pub(super) struct Waiter<C> {
-    phase: AtomicU8,
-    cell: Mutex<Cell<C>>,
-}
+pub(super) struct Waiter<C>(Slot<Held<C>>);
 
 impl<C> Waiter<C> {
     pub(super) fn new(tag: Tag) -> Self {
@@ -90,85 +80,55 @@ impl<C> Waiter<C> {
 
     /// A waiter whose wait is over before it was linked.
     pub(super) fn resolved(phase: Phase, tag: Tag, waited: Duration) -> Self {
-        let cell = Cell { waker: None, gift: None, tag, waited };
-        Self { phase: AtomicU8::new(phase as u8), cell: Mutex::new(cell) }
+        Self(Slot::new(phase as u8, Held { gift: None, tag, waited }))
     }
 
     /// Makes a recycled slot new. The exclusive borrow proves that no ticket holds it any more.
     pub(super) fn reset(&mut self, tag: Tag) {
-        let cell = self.cell.get_mut();
-        assert!(cell.gift.is_none(), "BUG: a recycled waiter still holds a gift");
-        *cell = Cell { waker: None, gift: None, tag, waited: Duration::ZERO };
-        // Relaxed: the shard's lock, under which this waiter is linked next, publishes it.
-        self.phase.store(Phase::Waiting as u8, Ordering::Relaxed);
+        let old = self.0.reset(Held { gift: None, tag, waited: Duration::ZERO });
+        assert!(old.gift.is_none(), "BUG: a recycled waiter still holds a gift");
     }
 
     pub(super) fn phase(&self) -> Phase {
-        // Acquire: pairs with the winner's release, for readers that do not take the cell next.
-        Phase::from_u8(self.phase.load(Ordering::Acquire))
+        Phase::from_u8(self.0.phase())
     }
 
     /// Hands `gift` over, or gives it back if somebody else has decided first.
     pub(super) fn offer(&self, gift: Gift<C>, tag: Tag) -> Result<Option<Waker>, Gift<C>> {
-        let mut cell = self.cell.lock();
-        if !self.win(Phase::Handed) {
-            return Err(gift);
-        }
-        cell.gift = Some(gift);
-        cell.tag = tag;
-        Ok(cell.waker.take())
+        self.0.decide(Phase::Handed as u8, gift, |held, gift| {
+            held.gift = Some(gift);
+            held.tag = tag;
+        })
     }
 
     /// Ends the wait with nothing. `None` if somebody else has decided first.
     pub(super) fn finish(&self, phase: Phase, waited: Duration) -> Option<Option<Waker>> {
-        let mut cell = self.cell.lock();
-        if !self.win(phase) {
-            return None;
-        }
-        cell.waited = waited;
-        Some(cell.waker.take())
+        self.0.decide(phase as u8, waited, |held, waited| held.waited = waited).ok()
     }
 
     /// The ticket gives up. False if somebody else has decided first.
     pub(super) fn cancel(&self) -> bool {
-        self.win(Phase::Cancelled)
+        self.0.win(Phase::Cancelled as u8)
     }
 
     /// Parks `waker`. False if the wait is over, and then the waker is not kept.
     pub(super) fn park(&self, waker: &Waker) -> bool {
-        // Cloned before and dropped after the lock: a waker's functions are its runtime's code.
-        let fresh = waker.clone();
-        let mut cell = self.cell.lock();
-        if self.phase() != Phase::Waiting {
-            return false;
-        }
-        let old = cell.waker.replace(fresh);
-        drop(cell);
-        drop(old);
-        true
+        self.0.park(waker)
     }
 
     /// What was handed, with the place in the queue that it was handed to.
     pub(super) fn take_gift(&self) -> (Gift<C>, Tag) {
-        let mut cell = self.cell.lock();
-        let gift = cell.gift.take().expect("BUG: a handed waiter without a gift");
-        (gift, cell.tag)
+        let (gift, tag) = self.0.with(|held| (held.gift.take(), held.tag));
+        (gift.expect("BUG: a handed waiter without a gift"), tag)
     }
 
     /// Its place in the queue, as it was when it was linked.
     pub(super) fn tag(&self) -> Tag {
-        self.cell.lock().tag
+        self.0.with(|held| held.tag)
     }
 
     /// How long an expired waiter waited.
     pub(super) fn waited(&self) -> Duration {
-        self.cell.lock().waited
-    }
-
-    fn win(&self, phase: Phase) -> bool {
-        // AcqRel: the loser must see what the winner did before it; the winner publishes.
-        let waiting = Phase::Waiting as u8;
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.phase.compare_exchange(waiting, phase as u8, order.0, order.1).is_ok()
+        self.0.with(|held| held.waited)
     }
 }

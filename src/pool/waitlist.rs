@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::primitives::links::{Ends, NIL, Slab, Way};
 use crate::primitives::{Arc, Tick};
 
-use super::links::{Ends, NIL, Slab, Way};
 use super::waiter::{Phase, Tag, Waiter};
 
 /// How many waiters a giver looks at for one with the connection's session state. It bounds the time

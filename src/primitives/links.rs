@@ -3,10 +3,10 @@
 //!
 //! Must not know what it stores. Invariants: a node is on a list exactly between `link_*` and
 //! `unlink` for that way; `remove` is called only when it is on neither. All methods are called under
-//! the lock of the shard that owns the slab.
+//! the lock of whoever owns the slab.
 
 /// The index of no node.
-pub(super) const NIL: u32 = u32::MAX;
+pub(crate) const NIL: u32 = u32::MAX;
 
 /// Nodes kept when a slab runs empty; more than this is given back, so that memory follows the load
 /// down after a burst.
@@ -14,24 +14,24 @@ const KEEP_NODES: usize = 1024;
 
 /// Which of its two links a list uses.
 #[derive(Clone, Copy)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// The list that holds every node of its owner.
     Order = 0,
-    /// The list that holds some: one deadline queue, or one group of equal session state.
+    /// The list that holds some of them: in a pool, one deadline queue or one session state.
     Side = 1,
 }
 
 /// The two ends of a list. The list itself is in the nodes.
 #[derive(Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) head: u32,
-    pub(super) tail: u32,
+pub(crate) struct Ends {
+    pub(crate) head: u32,
+    pub(crate) tail: u32,
 }
 
 impl Ends {
-    pub(super) const EMPTY: Ends = Ends { head: NIL, tail: NIL };
+    pub(crate) const EMPTY: Ends = Ends { head: NIL, tail: NIL };
 
-    pub(super) fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.head == NIL
     }
 }
@@ -50,23 +50,23 @@ struct Node<T> {
 }
 
 /// The nodes. A free node's `Order` link points to the next free one.
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     nodes: Vec<Node<T>>,
     free: u32,
     len: usize,
 }
 
 impl<T> Slab<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { nodes: Vec::new(), free: NIL, len: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Stores `value` and returns its index. The node is on no list yet.
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if self.free != NIL {
             let index = self.free;
@@ -77,14 +77,14 @@ impl<T> Slab<T> {
             self.free = next_free;
             return index;
         }
-        let index = u32::try_from(self.nodes.len()).expect("BUG: more than 2^32 nodes in a shard");
+        let index = u32::try_from(self.nodes.len()).expect("BUG: more than 2^32 nodes in a slab");
         assert!(index != NIL, "BUG: the slab is full");
         self.nodes.push(Node { value: Some(value), links: [UNLINKED; 2] });
         index
     }
 
     /// Takes the value out and recycles the node, which must be on no list.
-    pub(super) fn remove(&mut self, index: u32) -> T {
+    pub(crate) fn remove(&mut self, index: u32) -> T {
         let free = self.free;
         let node = self.node_mut(index);
         let value = node.value.take().expect("BUG: removed an empty slab node");
@@ -99,30 +99,30 @@ impl<T> Slab<T> {
     }
 
     /// The value at `index`, or `None` where nothing is stored (any more).
-    pub(super) fn get(&self, index: u32) -> Option<&T> {
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
         self.nodes.get(index as usize)?.value.as_ref()
     }
 
     /// The value of a node known to be on a list.
-    pub(super) fn at(&self, index: u32) -> &T {
+    pub(crate) fn at(&self, index: u32) -> &T {
         self.get(index).expect("BUG: a list points to an empty slab node")
     }
 
     /// The value of a node known to be on a list, to change.
-    pub(super) fn at_mut(&mut self, index: u32) -> &mut T {
+    pub(crate) fn at_mut(&mut self, index: u32) -> &mut T {
         self.node_mut(index).value.as_mut().expect("BUG: a list points to an empty slab node")
     }
 
-    pub(super) fn next(&self, way: Way, index: u32) -> u32 {
+    pub(crate) fn next(&self, way: Way, index: u32) -> u32 {
         self.node(index).links[way as usize].next
     }
 
-    pub(super) fn link_back(&mut self, ends: &mut Ends, way: Way, index: u32) {
+    pub(crate) fn link_back(&mut self, ends: &mut Ends, way: Way, index: u32) {
         self.link_before(ends, way, NIL, index);
     }
 
     /// Links `index` in front of `at`; `at == NIL` means the back of the list.
-    pub(super) fn link_before(&mut self, ends: &mut Ends, way: Way, at: u32, index: u32) {
+    pub(crate) fn link_before(&mut self, ends: &mut Ends, way: Way, at: u32, index: u32) {
         let prev = if at == NIL { ends.tail } else { self.node(at).links[way as usize].prev };
         self.node_mut(index).links[way as usize] = Link { prev, next: at };
         if prev == NIL {
@@ -137,7 +137,7 @@ impl<T> Slab<T> {
         }
     }
 
-    pub(super) fn unlink(&mut self, ends: &mut Ends, way: Way, index: u32) {
+    pub(crate) fn unlink(&mut self, ends: &mut Ends, way: Way, index: u32) {
         let Link { prev, next } = self.node(index).links[way as usize];
         if prev == NIL {
             ends.head = next;

@@ -1,31 +1,31 @@
 //! Wakers collected under a lock, to be woken after it.
 //!
 //! Must not know what they wait for. Invariant: at most [`BATCH`] per lock section, so that a storm
-//! of expiries cannot hold the lock that check-ins need; the holder unlocks, flushes and comes back.
+//! of expiries cannot hold the lock that everybody needs; the holder unlocks, flushes and comes back.
 
 use std::task::Waker;
 
 /// How many waiters one lock section may resolve.
-pub(super) const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// A bounded batch of wakers. Allocates only when something is put in, which is the slow path.
 #[derive(Default)]
-pub(super) struct WakeBatch {
+pub(crate) struct WakeBatch {
     wakers: Vec<Waker>,
     resolved: usize,
 }
 
 impl WakeBatch {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { wakers: Vec::new(), resolved: 0 }
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.resolved >= BATCH
     }
 
     /// Counts one resolved waiter and keeps its waker, if it has parked already.
-    pub(super) fn push(&mut self, waker: Option<Waker>) {
+    pub(crate) fn push(&mut self, waker: Option<Waker>) {
         self.resolved += 1;
         if let Some(waker) = waker {
             if self.wakers.capacity() == 0 {
@@ -36,7 +36,7 @@ impl WakeBatch {
     }
 
     /// Wakes all of them. Call with no lock held: a waker may run anything.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.resolved = 0;
         for waker in self.wakers.drain(..) {
             waker.wake();
