@@ -144,6 +144,7 @@ impl Dedicated {
             // As far as the socket takes it at once; the client may be gone.
             let _ = self.transport.poll_write(&mut cx, &bytes);
         }
+        self.transport.say_closing();
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {

@@ -5,8 +5,10 @@
 
 mod listener;
 mod scratch;
+mod tls;
 mod transport;
 
 pub use listener::{Bound, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix};
 pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
+pub use tls::{ALPN, HandshakeError, TlsKind, TlsSession};
 pub use transport::{PeerAddr, Transport};
