@@ -127,7 +127,9 @@ pub(super) fn load(
     let servers = server_tls(general, folder);
     match (clients, servers) {
         (Ok(clients), Ok(servers)) => Ok(Tls { clients, servers }),
-        (clients, servers) => Err(clients.err().into_iter().chain(servers.err()).collect()),
+        (clients, servers) => {
+            Err(clients.err().into_iter().chain(servers.err()).map(|mistake| *mistake).collect())
+        }
     }
 }
 
@@ -135,7 +137,7 @@ fn client_tls(
     general: &General,
     folder: &Path,
     warnings: &mut Vec<Warning>,
-) -> Result<Option<ClientTls>, Diagnostic> {
+) -> Result<Option<ClientTls>, Box<Diagnostic>> {
     let files = (&general.client_tls_cert_file, &general.client_tls_key_file);
     let (
         ClientSslMode::Allow | ClientSslMode::Prefer | ClientSslMode::Require,
@@ -173,7 +175,7 @@ fn client_tls(
     Ok(Some(ClientTls { config: Arc::new(config), print }))
 }
 
-fn server_tls(general: &General, folder: &Path) -> Result<ServerTls, Diagnostic> {
+fn server_tls(general: &General, folder: &Path) -> Result<ServerTls, Box<Diagnostic>> {
     let mode = general.server_tls_sslmode;
     if mode == ServerSslMode::Disable {
         return Ok(ServerTls::off());
@@ -205,7 +207,10 @@ fn server_tls(general: &General, folder: &Path) -> Result<ServerTls, Diagnostic>
     Ok(ServerTls { mode, config: Some(Arc::new(config)), print })
 }
 
-fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Diagnostic> {
+fn certificates(
+    file: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, Box<Diagnostic>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     match read {
         Ok(read) if !read.is_empty() => Ok(read),
@@ -214,11 +219,11 @@ fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
     }
 }
 
-fn at(file: &Path, problem: Problem) -> Diagnostic {
-    Diagnostic { place: Place::File(file.display().to_string().into()), problem }
+fn at(file: &Path, problem: Problem) -> Box<Diagnostic> {
+    Box::new(Diagnostic { place: Place::File(file.display().to_string().into()), problem })
 }
 
-fn tls_file(file: &Path, reason: &str) -> Diagnostic {
+fn tls_file(file: &Path, reason: &str) -> Box<Diagnostic> {
     at(file, Problem::TlsFile(reason.to_owned()))
 }
 

@@ -68,6 +68,9 @@ pub struct TlsSession {
     write_failure: Option<io::ErrorKind>,
     /// No more will be read: the stream is at its end, or broken.
     is_ended: bool,
+    /// What rustls has found wrong. It must not be asked again then: it takes that for a mistake of its
+    /// user's, and panics.
+    fault: Option<Box<rustls::Error>>,
 }
 
 impl std::fmt::Debug for TlsSession {
@@ -142,11 +145,13 @@ impl End {
         }
     }
 
-    /// The alert that rustls has ready behind a failure. It comes before any more is looked at.
+    /// The alert that rustls may have ready behind a failure: only then may it be asked, since only then
+    /// it looks at no more.
     fn take_alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
         let alert = match self {
-            Self::Client(end) => encode_only(end.process_tls_records(rest)),
-            Self::Server(end) => encode_only(end.process_tls_records(rest)),
+            Self::Client(end) if end.wants_write() => encode_only(end.process_tls_records(rest)),
+            Self::Server(end) if end.wants_write() => encode_only(end.process_tls_records(rest)),
+            Self::Client(_) | Self::Server(_) => return,
         };
         out.extend_from_slice(&alert);
     }
@@ -158,7 +163,7 @@ impl End {
         bytes: Option<&[u8]>,
         carry: &mut [u8],
         out: &mut Vec<u8>,
-    ) -> Result<bool, io::Error> {
+    ) -> Result<bool, rustls::Error> {
         match self {
             Self::Client(end) => seal(end.process_tls_records(carry), bytes, out),
             Self::Server(end) => seal(end.process_tls_records(carry), bytes, out),
@@ -205,7 +210,7 @@ fn step<D>(
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::Done(Outcome::Handshaking)),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done(Outcome::Open)),
         // Early data is never accepted, and what a later rustls may add is not asked for.
-        Ok(_) => Err(rustls::Error::General("unexpected state of the connection".into())),
+        Ok(_) => Err(unexpected()),
     };
     (discard, step)
 }
@@ -235,9 +240,9 @@ fn seal<D>(
     status: UnbufferedStatus<'_, '_, D>,
     bytes: Option<&[u8]>,
     out: &mut Vec<u8>,
-) -> Result<bool, io::Error> {
+) -> Result<bool, rustls::Error> {
     let mut traffic = match status.state {
-        Err(error) => return Err(invalid(error)),
+        Err(error) => return Err(error),
         Ok(ConnectionState::WriteTraffic(traffic)) => traffic,
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
             encode(&mut data, out);
@@ -249,7 +254,7 @@ fn seal<D>(
         }
         // What the peer has closed may still be written to.
         Ok(ConnectionState::PeerClosed) => return Ok(false),
-        Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
+        Ok(_) => return Err(unexpected()),
     };
     let start = out.len();
     out.resize(start + bytes.map_or(0, <[u8]>::len) + WRITE_OVERHEAD, 0);
@@ -259,7 +264,11 @@ fn seal<D>(
     };
     out.truncate(start + *sealed.as_ref().unwrap_or(&0));
     // Too many bytes under one key, or a buffer that is too short after all.
-    sealed.map(|_| true).map_err(io::Error::other)
+    sealed.map(|_| true).map_err(|error| rustls::Error::General(error.to_string()))
+}
+
+fn unexpected() -> rustls::Error {
+    rustls::Error::General("unexpected state of the connection".into())
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
@@ -288,8 +297,14 @@ impl TlsSession {
             // It waits for the socket by itself, and a failure is the next write's to tell.
             let _ = self.poll_flush(socket, cx);
             let taken = self.take_plain(buf);
-            if taken > 0 || buf.is_empty() || self.is_ended {
+            if taken > 0 || buf.is_empty() {
                 return Poll::Ready(Ok(taken));
+            }
+            if let Some(fault) = &self.fault {
+                return Poll::Ready(Err(invalid((**fault).clone())));
+            }
+            if self.is_ended {
+                return Poll::Ready(Ok(0));
             }
             let filled = ready!(self.poll_records(socket, cx, buf))?;
             if filled > 0 {
@@ -340,7 +355,7 @@ impl TlsSession {
             let filled = taker.filled;
             let rest = &input[consumed..];
             self.carry = if rest.is_empty() { Vec::new() } else { rest.to_vec() };
-            let broken = match outcome {
+            let fault = match outcome {
                 Ok(Outcome::PeerClosed) => {
                     self.is_ended = true;
                     self.carry = Vec::new();
@@ -351,9 +366,9 @@ impl TlsSession {
                 Err(error) => error,
             };
             self.is_ended = true;
-            let _ = self.poll_flush(socket, cx);
+            self.fault = Some(Box::new(fault));
             // What came before the fault is the peer's word.
-            if filled > 0 { Poll::Ready(Ok(filled)) } else { Poll::Ready(Err(invalid(broken))) }
+            Poll::Ready(Ok(filled))
         })
     }
 
@@ -383,7 +398,7 @@ impl TlsSession {
             return Ok(0);
         }
         with_cipher_scratch(|scratch| {
-            while !self.end.seal(Some(taken), &mut self.carry, &mut scratch.output)? {}
+            self.seal(Some(taken), &mut scratch.output)?;
             let out = &scratch.output[..];
             let sent = send_all(send, out).inspect_err(|e| self.write_failure = Some(e.kind()))?;
             if sent < out.len() {
@@ -391,6 +406,23 @@ impl TlsSession {
             }
             Ok(taken.len())
         })
+    }
+
+    /// Encrypts `bytes`, or the word that no more will come.
+    fn seal(&mut self, bytes: Option<&[u8]>, out: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            if self.fault.is_some() {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            match self.end.seal(bytes, &mut self.carry, out) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(fault) => {
+                    self.fault = Some(Box::new(fault.clone()));
+                    return Err(invalid(fault));
+                }
+            }
+        }
     }
 
     /// Sends what waits, past the reactor, and then takes `bytes` if nothing waits any more.
@@ -454,7 +486,7 @@ impl TlsSession {
         let mut send = |bytes: &[u8]| SockRef::from(socket).send(bytes);
         if self.flush_with(&mut send)? {
             let mut out = Vec::new();
-            while !self.end.seal(None, &mut self.carry, &mut out)? {}
+            self.seal(None, &mut out)?;
             send_all(&mut send, &out)?;
         }
         Ok(())

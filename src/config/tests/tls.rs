@@ -77,7 +77,7 @@ fn a_bad_file_is_named_and_its_key_is_not_told() {
     assert!(folder.load(BOTH).unwrap().tls.clients.is_some());
     let key = fs::read_to_string(folder.path().join("k.pem")).unwrap();
     let secret = key.lines().nth(1).unwrap().to_owned();
-    let mut check = |file: &str, text: &str, expected: &str| {
+    let check = |file: &str, text: &str, expected: &str| {
         let good = fs::read(folder.path().join(file)).unwrap();
         folder.write(file, text);
         let said = folder.error(BOTH);

@@ -106,5 +106,6 @@ async fn shake(
         unsent: Vec::new(),
         write_failure: None,
         is_ended: false,
+        fault: None,
     }))
 }
