@@ -130,12 +130,13 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
                 // The peer may be gone; that changes nothing.
                 let last = framed.send(&bytes);
                 let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
-                framed.transport.say_closing();
             } else if matches!(error, LoginError::Tls(_)) && config.general.log_pooler_errors {
                 tracing::warn!(client = %peer, "login failed: {}", one_line(&error));
             } else if !matches!(error, LoginError::NoSession) {
                 tracing::debug!(client = %peer, "login failed: {}", one_line(&error));
             }
+            // A cancel request is answered by nothing but this.
+            framed.transport.say_closing();
             Serving::Nobody
         }
     }

@@ -51,4 +51,4 @@ pub use resolved::{
 };
 pub use schema::{Database, General, User};
 pub use set::SetError;
-pub use tls::{ClientTls, ServerTls, Tls};
+pub use tls::{ALPN, ClientTls, ServerTls, Tls};

@@ -24,7 +24,7 @@ use verify::Verifier;
 mod verify;
 
 /// The ALPN name of the PostgreSQL protocol.
-const ALPN: &[u8] = b"postgresql";
+pub const ALPN: &[u8] = b"postgresql";
 
 /// What was read of files.
 type Print = [u8; 32];

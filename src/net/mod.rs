@@ -1,4 +1,4 @@
-//! Sockets: the transport of one connection, listening sockets, and the worker's scratch buffers.
+//! Sockets: the transport of one connection, under TLS or not, listening sockets, and the worker's scratch buffers.
 //!
 //! Knows nothing of PostgreSQL: bytes in, bytes out. Everything here runs on one worker's reactor,
 //! and nothing here holds a buffer for a connection that has nothing to say.
@@ -10,5 +10,5 @@ mod transport;
 
 pub use listener::{Bound, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix};
 pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
-pub use tls::{ALPN, HandshakeError, TlsKind, TlsSession};
+pub use tls::{HandshakeError, TlsKind, TlsSession};
 pub use transport::{PeerAddr, Transport};

@@ -5,7 +5,7 @@
 //! interface lets all connections of a worker share one pair of scratch buffers, so that an idle one
 //! owns no buffer.
 //!
-//! Knows nothing of PostgreSQL but the name of its ALPN protocol. Invariants:
+//! Knows nothing of PostgreSQL. Invariants:
 //! - Plaintext is taken only when no ciphertext waits for the socket, and one record of it at a time:
 //!   what waits is bounded.
 //! - Whoever polls next, for whatever, sends what waits: a user that thinks its bytes gone and only
@@ -34,9 +34,6 @@ mod tests;
 pub use describe::TlsKind;
 pub use handshake::HandshakeError;
 pub(super) use handshake::{accept, connect};
-
-/// The ALPN name of the PostgreSQL protocol.
-pub const ALPN: &[u8] = b"postgresql";
 
 /// The longest record on the wire: TLS 1.2 lets a ciphertext be 2048 bytes longer than its text.
 const RECORD_MAX: usize = 5 + 16 * 1024 + 2048;

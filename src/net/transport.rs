@@ -155,6 +155,18 @@ impl Transport {
         }
     }
 
+    /// Ready when nothing that was taken waits here any more. No system call, unless something does.
+    ///
+    /// # Errors
+    /// The socket's: what was taken is lost.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(s, session) => session.poll_flush(s, cx),
+            // The kernel has what was taken.
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Registers the waker for readability without reading. No system call, unless bytes wait to be
     /// sent under TLS.
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -406,7 +406,7 @@ impl Server {
             }
         }
         self.unsent = Vec::new();
-        Poll::Ready(Ok(()))
+        self.transport.poll_flush(cx)
     }
 
     /// Sends `bytes`, keeping what the socket does not take. Nothing may be unsent before.

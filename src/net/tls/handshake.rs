@@ -13,7 +13,8 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{ALPN, End, Outcome, RECORD_MAX, Taker, TlsSession};
+use super::{End, Outcome, RECORD_MAX, Taker, TlsSession};
+use crate::config::ALPN;
 
 /// Ciphertext of a handshake that is kept until it makes sense. A message may have 64 KiB.
 const HANDSHAKE_MAX: usize = 64 * 1024 + RECORD_MAX;
