@@ -2,13 +2,14 @@
 //! are moved, replaced and cancelled.
 
 use std::io::Write;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{client_config, offering, shown};
 use crate::stage::{PATIENCE, Stage, show};
 use crate::support::certificates::{Authority, Identity, self_signed};
-use crate::support::fault_proxy::{FaultProxy, Way};
+use crate::support::fault_proxy::{Fault, FaultProxy, Way};
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::{Postgres, SUPERUSER, TRUST_DATABASE};
 use crate::support::wire::{self, Login, Wire, WireError};
@@ -274,4 +275,62 @@ fn odd_answers_to_ssl_request_are_told_apart() {
         pgbaton.wait_for_log(expected);
         assert_eq!(serving.join().unwrap(), b"", "{expected}");
     }
+}
+
+#[test]
+fn what_is_large_or_slow_passes_to_and_from_servers_whole() {
+    let authority = Authority::new("servers");
+    let server = Server::start(&authority.identity(&["localhost"]), &authority.pem);
+    let proxy = FaultProxy::before(server.postgres.address());
+    let body = format!("host = \"localhost\"\nport = {}\npool_size = 1", proxy.address().port());
+    let config = Config::new()
+        .set("server_tls_sslmode", "\"require\"")
+        .section(&format!("databases.{TRUST_DATABASE}"), &body);
+    let pgbaton = Pgbaton::start(&config);
+    // The handshake and the login, byte by byte.
+    proxy.set_both(Fault::Trickle { bytes: 1, pause: Duration::ZERO });
+    let mut wire = Wire::login(pgbaton.address(), &trust_login());
+    assert!(is_encrypted(&mut wire));
+    proxy.heal();
+    let long: String = ('a'..='z').cycle().take(16 << 20).collect();
+    for fault in
+        [Fault::Healthy, Fault::SlowReader { bytes: 60_000, pause: Duration::from_millis(1) }]
+    {
+        proxy.set(Way::Up, fault);
+        wire.send(&wire::parse("", "select $1, length($1)"));
+        wire.send(&wire::bind("", "", &[Some(&long)]));
+        wire.send(&[wire::execute("", 0), wire::sync()].concat());
+        let reply = wire.receive_reply().unwrap();
+        assert!(reply.rows[0][0].as_deref() == Some(&*long), "{fault:?}");
+        assert_eq!(reply.rows[0][1].as_deref(), Some("16777216"));
+    }
+    proxy.heal();
+    wire.query("create table copied (n int)");
+    wire.send(&wire::query("copy copied from stdin"));
+    wire.expect(b'G');
+    let lines: String = (0..200_000).map(|n| format!("{n}\n")).collect();
+    wire.send(&[wire::message(b'd', lines.as_bytes()), wire::message(b'c', b"")].concat());
+    assert_eq!(wire.receive_reply().unwrap().tags, ["COPY 200000"]);
+    wire.send(&wire::query("copy (select n from copied order by n) to stdout"));
+    let messages = wire.receive_until_ready().unwrap();
+    let copied = messages.iter().filter(|message| message.tag == b'd');
+    assert!(copied.flat_map(|message| &message.body).eq(lines.as_bytes()));
+}
+
+#[test]
+fn an_encrypted_server_that_ends_while_it_is_idle_is_noticed() {
+    let authority = Authority::new("servers");
+    let server = Server::start(&authority.identity(&["localhost"]), &authority.pem);
+    let pgbaton = Pgbaton::start(&server.config("localhost", "verify-full"));
+    let mut wire = Wire::login(pgbaton.address(), &trust_login());
+    let idle = || crate::stage::counts(&pgbaton, TRUST_DATABASE, SUPERUSER).sv_idle;
+    for round in 0..3 {
+        let pid = wire.query("select pg_backend_pid()").value().to_owned();
+        assert_eq!(idle(), 1);
+        let ended = server.postgres.sql("postgres", &format!("select pg_terminate_backend({pid})"));
+        assert_eq!(ended, "t");
+        assert!(eventually(PATIENCE, || idle() == 0), "{round}: {}", pgbaton.log());
+    }
+    pgbaton.wait_for_log("idle server connection closed");
+    assert_eq!(wire.query("select 'and on'").value(), "and on");
 }
