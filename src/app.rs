@@ -188,6 +188,7 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             workers = count,
             listen_port = config.general.listen_port,
+            client_tls = %config.general.client_tls_sslmode,
             "pgbaton is ready"
         );
         Ok(Self {

@@ -59,6 +59,7 @@ pub fn serve(hub: Arc<Hub>, client: ConsoleClient) -> Pin<Box<dyn Future<Output 
             end = converse(&mut console) => end,
             () = hub.stopping.cancelled() => Ok(()),
         };
+        console.framed.transport.say_closing();
         match end {
             Ok(()) | Err(ReadError::Closed) => tracing::debug!(user, "console disconnected"),
             Err(error) => tracing::info!(user, "console disconnected: {error}"),

@@ -71,6 +71,10 @@ impl Flow {
                 Poll::Ready(Err(_)) | Poll::Pending => 0,
             };
             self.buffer.truncate(count);
+            if read.is_pending() {
+                // A failure shows at the next write, or when the sink is read.
+                let _ = to.poll_flush(cx);
+            }
             if ready!(read).map_err(Broken::Source)? == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -144,6 +148,7 @@ impl Dedicated {
             // As far as the socket takes it at once; the client may be gone.
             let _ = self.transport.poll_write(&mut cx, &bytes);
         }
+        self.transport.say_closing();
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {

@@ -4,6 +4,7 @@ use std::io;
 
 use super::requests::RequestFault;
 use super::time_limits::TimeLimit;
+use crate::net::HandshakeError;
 use crate::pool::Refusal;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::sqlstate::SqlState;
@@ -107,6 +108,9 @@ pub enum LoginError {
     /// Its first packet was malformed.
     #[error(transparent)]
     Startup(#[from] StartupError),
+    /// No TLS connection came about; what it is told is in TLS's own alert.
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
     /// It was refused; it gets this message.
     #[error("{0}")]
     Refused(ErrorMessage),
@@ -140,7 +144,7 @@ impl LoginError {
             Self::TimedOut => {
                 Some(ErrorMessage::fatal(SqlState::PROTOCOL_VIOLATION, "client_login_timeout"))
             }
-            Self::Read(_) | Self::Io(_) | Self::NoSession => None,
+            Self::Read(_) | Self::Tls(_) | Self::Io(_) | Self::NoSession => None,
         }
     }
 }

@@ -259,6 +259,7 @@ impl Hub {
             pool: pool.clone(),
             peer: transport.peer_addr(),
             local: transport.local_addr(),
+            tls: transport.tls(),
             settings,
             secret,
         }));

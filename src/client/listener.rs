@@ -132,9 +132,13 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
                 // The peer may be gone; that changes nothing.
                 let last = framed.send(&bytes);
                 let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
+            } else if matches!(error, LoginError::Tls(_)) && config.general.log_pooler_errors {
+                tracing::warn!(client = %peer, "login failed: {}", one_line(&error));
             } else if !matches!(error, LoginError::NoSession) {
                 tracing::debug!(client = %peer, "login failed: {}", one_line(&error));
             }
+            // A cancel request is answered by nothing but this.
+            framed.transport.say_closing();
             Serving::Nobody
         }
     }
@@ -161,6 +165,7 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     session.client().unlink();
     log_end(&session.hub, session.client(), &end);
     let plan = plan_clean_up(&session, &end);
+    session.transport.say_closing();
     let (worker, pool) = (session.worker.clone(), Arc::clone(&session.pool));
     let (hub, waited_in_vain) = (session.hub.clone(), matches!(end, SessionEnd::QueryWaitTimeout));
     // The client is gone from the tables and its socket closed before the server is cleaned up.

@@ -12,7 +12,8 @@ use super::end::LoginError;
 use super::hub::{ClientPlace, Hub, Registration, Worker};
 use super::routes;
 use super::session::{Link, PoolClient, Session};
-use crate::config::{AuthType, Config, PoolMode};
+use crate::config::{AuthType, ClientSslMode, Config, PoolMode};
+use crate::net::Transport;
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
 use crate::protocol::sqlstate::SqlState;
@@ -121,7 +122,8 @@ impl Ready {
                 mode: parts.mode,
                 link: Link::Unlinked,
                 carry_is_unread: !framed.buffer.is_empty(),
-                carry: framed.buffer,
+                // An empty one may have room all the same, which an idle client has no use for.
+                carry: if framed.buffer.is_empty() { Vec::new() } else { framed.buffer },
                 unsent: Vec::new(),
                 streaming_left: 0,
                 stray_left: 0,
@@ -204,7 +206,8 @@ pub async fn login(
         (Ready::Session(Box::new(parts)), peer)
     };
     if config.general.log_connections {
-        tracing::info!(client = %peer, database, user, "login attempt succeeded");
+        let tls = framed.transport.tls().map_or_else(|| "no".to_owned(), |kind| kind.to_string());
+        tracing::info!(client = %peer, database, user, tls, "login attempt succeeded");
     }
     Ok(ready)
 }
@@ -245,10 +248,18 @@ fn admit(hub: &Arc<Hub>, config: &Config) -> Result<ClientPlace, LoginError> {
     })
 }
 
+/// The first byte of a TLS handshake, which begins no packet of PostgreSQL's.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Reads up to the StartupMessage, answering what may come before it.
 async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginError> {
     let mut negotiations = 0;
     loop {
+        let is_first = negotiations == 0 && framed.transport.tls().is_none();
+        if is_first && framed.buffer.first() == Some(&TLS_HANDSHAKE) && may_encrypt(hub, framed) {
+            encrypt(hub, framed, true).await?;
+            continue;
+        }
         let Some((initial, consumed)) = startup::initial(&framed.buffer)? else {
             match framed.fill().await {
                 Ok(()) => {}
@@ -262,6 +273,9 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
         };
         framed.buffer.drain(..consumed);
         match initial {
+            Initial::Startup(_) if needs_encryption(hub, framed) => {
+                return Err(LoginError::refused(SqlState::PROTOCOL_VIOLATION, "SSL required"));
+            }
             Initial::Startup(startup) => return Ok(startup),
             Initial::Cancel { pid, secret } => {
                 cancel::forward(hub, pid, &secret).await;
@@ -269,6 +283,12 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
             }
             Initial::Ssl | Initial::GssEnc => {
                 negotiations += 1;
+                if initial == Initial::Ssl && framed.transport.tls().is_some() {
+                    return Err(LoginError::refused(
+                        SqlState::PROTOCOL_VIOLATION,
+                        "SSL req inside SSL",
+                    ));
+                }
                 // Bytes behind the request were sent before the answer was known: whoever put
                 // them there hopes that they are taken for encrypted ones.
                 if !framed.buffer.is_empty() || negotiations > NEGOTIATIONS_MAX {
@@ -277,10 +297,40 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
                         "received unencrypted data after SSL request",
                     ));
                 }
-                framed.send(b"N").await?;
+                if initial == Initial::Ssl && may_encrypt(hub, framed) {
+                    framed.send(b"S").await?;
+                    encrypt(hub, framed, false).await?;
+                } else {
+                    framed.send(b"N").await?;
+                }
             }
         }
     }
+}
+
+/// Whether a client can have TLS: over TCP, if it is configured, and once.
+fn may_encrypt(hub: &Hub, framed: &Framed) -> bool {
+    matches!(framed.transport, Transport::Tcp(_)) && hub.config.load().tls.clients.is_some()
+}
+
+/// Whether a client may not go on as it is. Cancel requests may: libpq sends them in the clear.
+fn needs_encryption(hub: &Hub, framed: &Framed) -> bool {
+    let mode = hub.config.load().general.client_tls_sslmode;
+    mode == ClientSslMode::Require && matches!(framed.transport, Transport::Tcp(_))
+}
+
+/// Has the connection go on under TLS. `direct`: the client began with it.
+///
+/// What fails, or is dropped, takes the socket with it: nothing can be said in the clear any more.
+async fn encrypt(hub: &Hub, framed: &mut Framed, direct: bool) -> Result<(), LoginError> {
+    let Some(tls) = hub.config.load().tls.clients.clone() else {
+        return Err(LoginError::NoSession);
+    };
+    let received = std::mem::take(&mut framed.buffer);
+    let mut transport = std::mem::replace(&mut framed.transport, Transport::Closed);
+    transport.accept_tls(&tls.config, received, direct).await?;
+    framed.transport = transport;
+    Ok(())
 }
 
 async fn console(

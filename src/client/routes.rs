@@ -91,6 +91,7 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
         connect_timeout: general.server_connect_timeout.unwrap_or(NO_TIMEOUT),
         login_retry: general.server_login_retry,
         socket_options: socket_options(config),
+        tls: config.tls.servers.clone(),
     };
     let caps = Caps {
         database: route.max_db_connections.get().unwrap_or(0),

@@ -457,7 +457,7 @@ impl Session {
         if !self.unsent.is_empty() {
             self.unsent = Vec::new();
         }
-        Poll::Ready(Ok(()))
+        self.transport.poll_flush(cx)
     }
 
     /// Sends a last message as far as the socket takes it at once.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::cancel_secret::CancelSecret;
 use crate::config::PoolMode;
-use crate::net::PeerAddr;
+use crate::net::{PeerAddr, TlsKind};
 use crate::primitives::{Tick, clock};
 use crate::server::cancel::CancelInFlight;
 use crate::server::pools::ServerPool;
@@ -70,6 +70,8 @@ pub struct ClientShared {
     pub peer: PeerAddr,
     /// The address it connected to.
     pub local: PeerAddr,
+    /// What was agreed on, if it is under TLS.
+    pub tls: Option<TlsKind>,
     /// When it connected.
     pub connected_at: Tick,
     /// When its present state began, microseconds of [`Tick`].
@@ -128,6 +130,8 @@ pub struct NewClient {
     pub peer: PeerAddr,
     /// See [`ClientShared::local`].
     pub local: PeerAddr,
+    /// What was agreed on, if it is under TLS.
+    pub tls: Option<TlsKind>,
     /// Its settings at login.
     pub settings: Arc<Settings>,
     /// The secret of its cancel key.
@@ -146,6 +150,7 @@ impl ClientShared {
             user: new.pool.user.clone(),
             peer: new.peer,
             local: new.local,
+            tls: new.tls,
             connected_at: now,
             state_since_us: AtomicU64::new(now.as_micros()),
             linked_since_us: AtomicU64::new(now.as_micros()),

@@ -24,6 +24,8 @@ pub struct ReloadDiff {
     pub users: EntryChanges,
     /// Users of `auth_file`.
     pub file_users: FileUserChanges,
+    /// Files with other certificates or keys in them than before, by their keys: "KEY holds".
+    pub tls_files: Vec<&'static str>,
 }
 
 /// One changed key.
@@ -88,6 +90,16 @@ pub fn diff(old: &Config, new: &Config) -> ReloadDiff {
         ),
         users: EntryChanges::between(&old.users.named, &new.users.named, User::changes),
         file_users: FileUserChanges::between(&old.users.in_file, &new.users.in_file),
+        tls_files: [
+            (
+                "client_tls_cert_file and client_tls_key_file hold",
+                old.tls.clients != new.tls.clients,
+            ),
+            ("server_tls_ca_file holds", old.tls.servers.files_differ(&new.tls.servers)),
+        ]
+        .into_iter()
+        .filter_map(|(keys, differ)| differ.then_some(keys))
+        .collect(),
     }
 }
 
@@ -177,6 +189,9 @@ impl fmt::Display for ReloadDiff {
         if users != FileUserChanges::default() {
             let FileUserChanges { added, removed, changed } = users;
             writeln!(f, "changed: auth_file: {added} added, {removed} removed, {changed} changed")?;
+        }
+        for keys in &self.tls_files {
+            writeln!(f, "changed: what {keys}")?;
         }
         for change in &self.needs_restart {
             writeln!(f, "needs a restart: [general] {change}")?;

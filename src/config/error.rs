@@ -192,6 +192,9 @@ pub enum Problem {
     /// A line of `auth_file` that cannot be read. The reason quotes nothing of it.
     #[error("{0}")]
     AuthFile(&'static str),
+    /// A file with certificates or a key that cannot be used. The reason quotes nothing of it.
+    #[error("{0}")]
+    TlsFile(String),
     /// An environment variable that is no database URL. The reason quotes nothing of it.
     #[error("{0}")]
     DatabaseUrl(&'static str),
@@ -342,4 +345,7 @@ pub enum WarningKind {
     /// A file with passwords that every user of the machine can read.
     #[error("the file holds passwords and every local user can read it (mode {0:04o})")]
     ReadableSecrets(u32),
+    /// A private key that every user of the machine can read.
+    #[error("the file holds a private key and every local user can read it (mode {0:04o})")]
+    ReadableKey(u32),
 }

@@ -21,6 +21,7 @@ use super::keys::SectionKeys;
 use super::raw::{RawConfig, RawTable};
 use super::resolved::{Config, Databases, FALLBACK_DATABASE, Users};
 use super::schema::{Database, General, User};
+use super::tls::{self, Tls};
 
 /// Largest file that is read, in bytes. A guard against a path that never ends.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -57,13 +58,13 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, ConfigError> {
 /// All mistakes in the text and the environment; a syntax error alone, as nothing can be said
 /// about the rest.
 ///
-/// A text has no folder, so an `auth_file` that it names is not looked at.
+/// A text has no folder, so the files that it names are not looked at.
 pub fn parse(text: &str, file_name: &str, env: Env<'_>) -> Result<Loaded, ConfigError> {
     parse_text(text, file_name, env, None).map(|(loaded, _)| loaded)
 }
 
-/// [`parse`], which also tells whether the text itself holds a password, and reads the `auth_file`
-/// if it is told the folder from which a relative one counts.
+/// [`parse`], which also tells whether the text itself holds a password, and reads the files that it
+/// names if it is told the folder from which relative ones count.
 fn parse_text(
     text: &str,
     name: &str,
@@ -81,11 +82,20 @@ fn parse_text(
     env::apply(&mut raw, env, &mut faults);
     let mut config = resolve(&raw, &mut faults);
     check::refuse(&raw, &config, &mut faults);
+    if let Some((key, problem)) = folder.and_then(|_| tls::lacks(&config.general)) {
+        faults.add(raw.general.origin_of(key), problem);
+    }
     let mut diagnostics = faults.into_diagnostics(&source);
-    let mut in_auth_file = Vec::new();
+    let mut in_files = Vec::new();
     if let (Some(folder), Some(path)) = (folder, &config.general.auth_file) {
-        match auth_file::load(&folder.join(path), &mut in_auth_file) {
+        match auth_file::load(&folder.join(path), &mut in_files) {
             Ok(users) => config.users.in_file = users,
+            Err(found) => diagnostics.extend(found),
+        }
+    }
+    if let Some(folder) = folder.filter(|_| diagnostics.is_empty()) {
+        match tls::load(&config.general, folder, &mut in_files) {
+            Ok(tls) => config.tls = tls,
             Err(found) => diagnostics.extend(found),
         }
     }
@@ -96,7 +106,7 @@ fn parse_text(
         .into_iter()
         .map(|(origin, kind)| Warning { place: source.place(origin), kind })
         .collect();
-    warnings.extend(in_auth_file);
+    warnings.extend(in_files);
     let has_secret =
         |entries: &BTreeMap<String, RawTable>| entries.values().any(RawTable::has_secret_in_file);
     let file_has_secrets = has_secret(&raw.databases) || has_secret(&raw.users);
@@ -117,11 +127,11 @@ fn resolve(raw: &RawConfig, faults: &mut Faults) -> Config {
     }
     let users = raw.users.iter().map(|(name, table)| (name.clone(), User::read(table, faults)));
     let users = Users { named: users.collect(), ..Users::default() };
-    Config { general, databases, users }
+    Config { general, databases, users, tls: Tls::default() }
 }
 
 /// The bytes of a file and, on unix, its permission bits if it is a regular file.
-fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<u32>), Problem> {
+pub(super) fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<u32>), Problem> {
     let failed = |error: io::Error| Problem::Read(error.kind());
     let file = File::open(path).map_err(failed)?;
     let mode = mode_of(&file);

@@ -6,7 +6,7 @@
 //!    values that remember where they were written. Unknown keys are refused here.
 //! 2. `schema`: the tables of keys. One macro makes the public struct, the reader,
 //!    the printer and the documentation table of a section, so they cannot disagree.
-//! 3. `load`, `auth_file` and `check`: values become a [`Config`]; what contradicts itself is refused,
+//! 3. `load`, `auth_file`, `tls` and `check`: values become a [`Config`]; what contradicts itself is refused,
 //!    what is merely unwise becomes a [`Warning`].
 //!
 //! Invariants: a [`Config`] is never changed after it was made, is passed by `Arc`, and is
@@ -30,6 +30,7 @@ mod resolved;
 mod schema;
 mod set;
 mod suggest;
+mod tls;
 mod unsupported;
 mod value;
 
@@ -43,10 +44,11 @@ pub use kinds::duration::DURATION_MAX;
 pub use kinds::host::{ListenAddr, ServerHost};
 pub use kinds::number::Limit;
 pub use kinds::secret::{Password, PasswordKind};
-pub use kinds::word::{AuthType, LogFormat, LogLevel, PoolMode};
+pub use kinds::word::{AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode};
 pub use load::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use resolved::{
     CONSOLE_DATABASES, Config, DatabaseRoute, Databases, PoolSettings, Users, is_console_database,
 };
 pub use schema::{Database, General, User};
 pub use set::SetError;
+pub use tls::{ALPN, ClientTls, ServerTls, Tls};

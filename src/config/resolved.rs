@@ -14,6 +14,7 @@ use super::kinds::number::Limit;
 use super::kinds::secret::Password;
 use super::kinds::word::PoolMode;
 use super::schema::{Database, General, User};
+use super::tls::Tls;
 
 /// The names of the console, which no database may have.
 pub const CONSOLE_DATABASES: [&str; 2] = ["pgbaton", "pgbouncer"];
@@ -35,6 +36,8 @@ pub struct Config {
     pub databases: Databases,
     /// `[users]`.
     pub users: Users,
+    /// What the files of `client_tls_*` and `server_tls_*` hold.
+    pub tls: Tls,
 }
 
 /// The databases that clients may ask for.
@@ -291,6 +294,7 @@ impl Config {
     #[must_use]
     pub fn reloaded_over(mut self, running: &Self) -> Self {
         self.general.keep_restart_keys(&running.general);
+        self.tls = self.tls.kept_of(&running.tls);
         self
     }
 

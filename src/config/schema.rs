@@ -18,7 +18,9 @@ use super::kinds::list::NameList;
 use super::kinds::number::{FileMode, Int, Limit, LimitUpTo};
 use super::kinds::path::FilePath;
 use super::kinds::secret::{Password, Secret};
-use super::kinds::word::{AuthType, LogFormat, LogLevel, PoolMode, Word};
+use super::kinds::word::{
+    AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode, Word,
+};
 use super::raw::RawTable;
 use super::value::{AnyText, Kind, Maybe, Name, OffAtZero, OptionalName};
 
@@ -97,6 +99,19 @@ settings! {
     admin_users: Vec<String> = Value(""), RELOAD, NameList;
     /// Users who may only look at the console.
     stats_users: Vec<String> = Value(""), RELOAD, NameList;
+
+    /// Whether clients get TLS: `allow` and `prefer` if they ask for it, `require` nothing else over
+    /// TCP. Unix sockets have none.
+    client_tls_sslmode: ClientSslMode = Value("disable"), RELOAD, Word;
+    /// The certificate that clients are shown, with those between it and its CA, in PEM form.
+    client_tls_cert_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// The private key of that certificate, in PEM form and without a passphrase.
+    client_tls_key_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// Use TLS towards servers: `allow` and `prefer` if they have it, the others always. Only
+    /// `verify-ca` and `verify-full` look at certificates.
+    server_tls_sslmode: ServerSslMode = Value("prefer"), RELOAD, Word;
+    /// Certificates that are trusted to vouch for servers', in PEM form.
+    server_tls_ca_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
 
     /// Longest wait for a server connection, then the client is disconnected. 0 waits for ever.
     query_wait_timeout: Option<Duration> = Value("120"), RELOAD, OffAtZero(Time::SECONDS);

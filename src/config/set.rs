@@ -12,6 +12,7 @@ use super::keys::{Section, SectionKeys, keys_of};
 use super::raw::RawTable;
 use super::resolved::Config;
 use super::schema::General;
+use super::tls;
 use super::value::Value;
 
 /// Why a setting was not changed.
@@ -29,11 +30,14 @@ pub enum SetError {
     /// The `auth_file` that it names is no good.
     #[error("{0}")]
     AuthFile(ConfigError),
+    /// A certificate or key that it asks for is no good.
+    #[error("{0}")]
+    Tls(ConfigError),
 }
 
 impl Config {
     /// This configuration with one key of `[general]` changed. `folder` is that of the
-    /// configuration file, from which a relative `auth_file` counts.
+    /// configuration file, from which the paths of files count.
     ///
     /// # Errors
     /// [`SetError`].
@@ -57,6 +61,14 @@ impl Config {
                     .map_err(|diagnostics| SetError::AuthFile(ConfigError { diagnostics }))?,
                 None => auth_file::FileUsers::new(),
             };
+        }
+        if key.starts_with("client_tls_") || key.starts_with("server_tls_") {
+            if let Some((_, problem)) = tls::lacks(&changed.general) {
+                return Err(SetError::Refused(problem));
+            }
+            let read = tls::load(&changed.general, folder, &mut Vec::new())
+                .map_err(|diagnostics| SetError::Tls(ConfigError { diagnostics }))?;
+            changed.tls = read.kept_of(&self.tls);
         }
         Ok(changed)
     }

@@ -42,3 +42,33 @@ pub fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
         result
     })
 }
+
+/// Ciphertext read at once, behind what was kept of a record. Room for both.
+pub(super) const CIPHER_BYTES: usize = SCRATCH_BYTES + 40 * 1024;
+
+/// The two buffers for ciphertext of a worker thread. Borrowed beside [`Scratch`], never within
+/// themselves.
+#[derive(Debug)]
+pub(super) struct CipherScratch {
+    /// Ciphertext to be decrypted in place; always [`CIPHER_BYTES`] long and initialised.
+    pub(super) input: Box<[u8]>,
+    /// Ciphertext on its way out. Empty between uses.
+    pub(super) output: Vec<u8>,
+}
+
+thread_local! {
+    static CIPHER: RefCell<CipherScratch> = RefCell::new(CipherScratch {
+        input: vec![0; CIPHER_BYTES].into_boxed_slice(),
+        output: Vec::new(),
+    });
+}
+
+/// Lends the thread's ciphertext buffers to `f`, which must not poll a TLS connection itself.
+pub(super) fn with_cipher_scratch<R>(f: impl FnOnce(&mut CipherScratch) -> R) -> R {
+    CIPHER.with(|cell| {
+        let mut scratch = cell.borrow_mut();
+        let result = f(&mut scratch);
+        scratch.output.clear();
+        result
+    })
+}

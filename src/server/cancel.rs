@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::connection::ServerShared;
+use super::framed::Framed;
+use super::secure;
 use crate::net::SocketOptions;
 use crate::protocol::encode;
 
@@ -78,7 +80,12 @@ impl CancelInFlight {
             // Never closed. Dropped with the future, like the connection.
             let _place = hold.connections.acquire().await.map_err(io::Error::other)?;
             drop(waiting);
-            let mut transport = self.0.endpoint.connect(options).await?;
+            let transport = self.0.endpoint.connect(options).await?;
+            let mut framed = Framed::new(transport);
+            secure::secure(&mut framed, &self.0.endpoint, &self.0.tls_for_cancels)
+                .await
+                .map_err(io::Error::other)?;
+            let mut transport = framed.transport;
             let mut request = Vec::new();
             encode::cancel_request(&mut request, self.0.backend_pid, &self.0.secret)
                 .map_err(io::Error::other)?;

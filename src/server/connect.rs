@@ -9,10 +9,12 @@ use super::endpoint::Endpoint;
 use super::error::{ConnectError, error_message};
 use super::framed::{Framed, Message, ReadError};
 use super::pools::ServerKeys;
+use super::secure;
 use crate::auth::Secret;
 use crate::auth::md5::md5_response;
 use crate::auth::scram::{ClientKeys, MECHANISM};
 use crate::auth::scram_client::ClientFirst;
+use crate::config::ServerTls;
 use crate::net::{SocketOptions, Transport};
 use crate::observe::logs::one_line;
 use crate::protocol::TransactionStatus;
@@ -41,6 +43,8 @@ pub struct Target<'a> {
     pub connect_query: Option<&'a str>,
     /// TCP options.
     pub options: &'a SocketOptions,
+    /// Whether and how TLS is used.
+    pub tls: &'a ServerTls,
     /// Limit for connecting and logging in together.
     pub timeout: Duration,
     /// Where the connection goes if the login fails or is given up.
@@ -96,6 +100,7 @@ pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
             target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
         let mut attempt = Attempt { framed: Some(Framed::new(transport)), exit: target.exit };
         let framed = attempt.framed();
+        secure::secure(framed, target.endpoint, target.tls).await?;
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
         let own = [(&b"user"[..], user), (&b"database"[..], dbname)];
@@ -272,7 +277,7 @@ async fn finish(framed: &mut Framed) -> Result<(Greeting, Key), ConnectError> {
 }
 
 /// The next message that is neither a notice nor an error.
-async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
+pub(super) async fn next(framed: &mut Framed) -> Result<Message, ConnectError> {
     loop {
         let message = next_of_any_kind(framed).await?;
         match message.tag {

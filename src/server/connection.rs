@@ -20,7 +20,8 @@ use super::life::Life;
 use super::pools::ServerPool;
 use super::settings::Settings;
 use super::statements::ServerStatements;
-use crate::net::{PeerAddr, Transport};
+use crate::config::ServerTls;
+use crate::net::{PeerAddr, TlsKind, Transport};
 use crate::primitives::Tick;
 use crate::protocol::TransactionStatus;
 use crate::protocol::error::ErrorMessage;
@@ -104,6 +105,10 @@ pub struct ServerShared {
     pub user: Arc<str>,
     /// Where it is connected to; cancel requests go there too.
     pub endpoint: Endpoint,
+    /// What was agreed on, if it is under TLS.
+    pub tls: Option<TlsKind>,
+    /// How cancel requests travel: as the connection does.
+    pub tls_for_cancels: ServerTls,
     /// The address it is connected to.
     pub peer: PeerAddr,
     /// Our own address.
@@ -161,7 +166,7 @@ impl ServerShared {
         pool: &Arc<ServerPool>,
         generation: u64,
         user: Arc<str>,
-        endpoint: Endpoint,
+        (endpoint, tls_wanted): (Endpoint, ServerTls),
         transport: &Transport,
         backend_pid: i32,
         secret: Box<[u8]>,
@@ -173,6 +178,11 @@ impl ServerShared {
             pool_user: pool.user.clone(),
             user,
             endpoint,
+            tls: transport.tls(),
+            tls_for_cancels: match transport.tls() {
+                Some(_) => tls_wanted.insisting(),
+                None => ServerTls::off(),
+            },
             peer: transport.peer_addr(),
             local: transport.local_addr(),
             backend_pid,
@@ -331,7 +341,7 @@ impl Server {
     /// Has the worker's watcher told of anything that happens on the socket from now on. False: it
     /// is readable already, so it must be read before it is parked. Makes no system call.
     #[must_use]
-    pub fn arm_watch(&self) -> bool {
+    pub fn arm_watch(&mut self) -> bool {
         self.watch.flagged.store(false, Ordering::Relaxed);
         let mut cx = Context::from_waker(&self.watch_waker);
         self.transport.poll_read_ready(&mut cx).is_pending()
@@ -398,7 +408,7 @@ impl Server {
             }
         }
         self.unsent = Vec::new();
-        Poll::Ready(Ok(()))
+        self.transport.poll_flush(cx)
     }
 
     /// Sends `bytes`, keeping what the socket does not take. Nothing may be unsent before.

@@ -3,6 +3,8 @@
 use std::io;
 
 use super::replies::ReplyFault;
+use crate::config::ServerSslMode;
+use crate::net::HandshakeError;
 use crate::protocol::decode::{DecodeError, ErrorFields};
 use crate::protocol::error::{ErrorMessage, Severity};
 use crate::protocol::frame::FrameError;
@@ -97,6 +99,18 @@ pub enum ConnectError {
     /// `connect_query` left a transaction open: nobody could use the server.
     #[error("connect_query leaves a transaction open")]
     ConnectQuery,
+    /// The server has no TLS, and is not to be talked to without.
+    #[error("the server does not support TLS, but server_tls_sslmode is {0}")]
+    NoTls(ServerSslMode),
+    /// The host is no name that a certificate could have.
+    #[error("host {0:?} is no name that a certificate can have")]
+    NoTlsName(String),
+    /// Bytes came behind the answer to SSLRequest: nobody vouches for them.
+    #[error("received unencrypted data after SSL response")]
+    Injected,
+    /// No TLS connection came about.
+    #[error(transparent)]
+    Tls(HandshakeError),
     /// The SCRAM exchange failed, or the server could not prove itself.
     #[error("SCRAM authentication with the server failed: {0}")]
     Scram(#[from] crate::auth::ScramError),

@@ -19,6 +19,7 @@ mod pauses;
 pub mod pool_set;
 pub mod pools;
 pub mod replies;
+mod secure;
 mod settings;
 mod statements;
 mod upkeep;

@@ -26,7 +26,7 @@ use super::node::{self, Node, Nodes};
 use super::settings::Settings;
 use crate::auth::Secret;
 use crate::auth::scram::ClientKeys;
-use crate::config::PoolMode;
+use crate::config::{PoolMode, ServerTls};
 use crate::net::SocketOptions;
 use crate::observe::logs::one_line;
 use crate::pool::{Permit, Pool, PoolLimits};
@@ -70,6 +70,8 @@ pub struct PoolSettings {
     pub login_retry: Duration,
     /// TCP options.
     pub socket_options: SocketOptions,
+    /// Whether and how TLS is used.
+    pub tls: ServerTls,
 }
 
 /// How many servers a pool keeps, how long they live, and how they begin.
@@ -114,6 +116,7 @@ impl PoolSettings {
             && self.dbname == other.dbname
             && self.server_user == other.server_user
             && self.servers.connect_query == other.servers.connect_query
+            && (self.tls == other.tls || matches!(self.endpoint, Endpoint::Unix(_)))
     }
 }
 
@@ -349,6 +352,7 @@ impl ServerPool {
                 .as_deref()
                 .filter(|_| parameters.is_empty()),
             options: &settings.socket_options,
+            tls: &settings.tls,
             timeout: settings.connect_timeout,
             exit: &exit,
         };
@@ -360,7 +364,7 @@ impl ServerPool {
                     self,
                     generation,
                     settings.server_user.as_str().into(),
-                    settings.endpoint.clone(),
+                    (settings.endpoint.clone(), settings.tls.clone()),
                     &login.transport,
                     login.backend_pid,
                     login.secret,

@@ -1,16 +1,17 @@
 //! pgbaton must be told from PostgreSQL by nothing that a client can see. Each script of bytes is
-//! sent three ways, to PostgreSQL itself and through pgbaton in transaction and in session mode;
-//! the replies must be equal, message by message.
+//! sent four ways, to PostgreSQL itself and through pgbaton in transaction mode, in session mode, and
+//! in transaction mode under TLS; the replies must be equal, message by message.
 //!
 //! A test states the tags of PostgreSQL's own reply, so that it says what it is about and cannot
 //! be vacuous. Nothing of the replies is set aside but the lines of PostgreSQL's source code in
-//! errors and the numbers of tables, which the three databases do not share.
+//! errors and the numbers of tables, which the databases do not share.
 
 use std::sync::OnceLock;
 
 use crate::support::pgbaton::{Config, Pgbaton};
 use crate::support::postgres::{Postgres, SUPERUSER};
 use crate::support::wire::{self, Login, Message, Wire, WireError};
+use crate::tls;
 
 mod copy;
 mod extended;
@@ -23,7 +24,7 @@ mod segments;
 mod simple;
 mod statements;
 
-/// What all three databases hold before the first script.
+/// What all databases hold before the first script.
 const FURNITURE: &str = "\
     create table numbers as select n, 'number ' || n as name from generate_series(1, 1000) n;\
     create table pairs (k int primary key, v text);\
@@ -31,8 +32,9 @@ const FURNITURE: &str = "\
     create function shout(what text) returns void language plpgsql as \
     $$ begin raise notice '%', upper(what); end $$;";
 
-/// The ways that lead through pgbaton, by the name of their database.
-const MODES: [&str; 2] = ["transaction", "session"];
+/// The ways that lead through pgbaton: the pool mode, and whether the client has TLS.
+const MODES: [(&str, bool); 3] =
+    [("transaction", false), ("session", false), ("transaction", true)];
 
 struct House {
     pgbaton: Pgbaton,
@@ -50,8 +52,9 @@ impl House {
             for database in &databases {
                 postgres.sql(database, FURNITURE);
             }
-            let mut config = Config::new().set("default_pool_size", "8");
-            for (mode, database) in MODES.iter().zip(&databases[1..]) {
+            let config = Config::new().set("default_pool_size", "8");
+            let mut config = tls::offering(config, "allow");
+            for ((mode, _), database) in MODES.iter().zip(&databases[1..]) {
                 config = config.database(database, postgres, &format!("pool_mode = \"{mode}\""));
             }
             Self { pgbaton: Pgbaton::start(&config), databases }
@@ -61,7 +64,7 @@ impl House {
 
 type Replies = Result<Vec<Message>, WireError>;
 
-/// The three ways: a client of PostgreSQL itself, and one for each mode of pgbaton.
+/// All ways: a client of PostgreSQL itself, and one for each that leads through pgbaton.
 struct Ways {
     clients: Vec<(&'static str, Wire)>,
 }
@@ -77,9 +80,12 @@ impl Ways {
         let login = |way: usize| adapt(Login::new(SUPERUSER, &house.databases[way], ""));
         let direct = Wire::login(Postgres::shared().address(), &login(0));
         let mut clients = vec![("PostgreSQL", direct)];
-        for (way, mode) in MODES.iter().enumerate() {
-            let wire = Wire::login(house.pgbaton.address(), &login(way + 1));
-            clients.push((mode, wire));
+        for (way, (mode, is_encrypted)) in MODES.into_iter().enumerate() {
+            let (address, login) = (house.pgbaton.address(), login(way + 1));
+            clients.push(match is_encrypted {
+                false => (mode, Wire::login(address, &login)),
+                true => ("encrypted", Wire::login_tls(address, &tls::client_config(), &login)),
+            });
         }
         Self { clients }
     }
@@ -142,7 +148,7 @@ fn receive_ready(wire: &mut Wire, count: usize) -> Replies {
     Ok(messages)
 }
 
-/// One script, three new clients. Afterwards each must still be in step.
+/// One script, new clients. Afterwards each must still be in step.
 fn same(script: &[u8]) -> Vec<Message> {
     let mut ways = Ways::open();
     let reply = ways.same(script);

@@ -70,6 +70,24 @@ fn psycopg_sees_no_difference() {
 }
 
 #[test]
+fn psycopg_under_tls_sees_no_difference() {
+    let Some(python) = or_skip("psycopg_under_tls_sees_no_difference", tools::python("psycopg"))
+    else {
+        return;
+    };
+    let said = compare(PSYCOPG, &[], |place| {
+        let mode = if place.way == Way::Direct { "disable" } else { "require" };
+        let environment = [("PSYCOPG_IMPL", "binary"), ("PGSSLMODE", mode)];
+        let said = run_script(place, &python, "psycopg_exercise.py", &environment);
+        let logins = place.stage.pgbaton.log().matches("tls=\"TLSv1.").count();
+        assert_eq!(logins > 0, place.way != Way::Direct, "{:?}", place.way);
+        said
+    });
+    assert_crowded(&said);
+    assert_prepared(&said, true);
+}
+
+#[test]
 fn psycopg_with_the_systems_libpq_sees_no_difference() {
     let test = "psycopg_with_the_systems_libpq_sees_no_difference";
     let Some(python) = or_skip(test, tools::python("psycopg")) else {

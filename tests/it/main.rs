@@ -29,6 +29,7 @@ mod streams;
 mod support;
 mod support_selftest;
 mod time_limits;
+mod tls;
 mod transactions;
 mod unasked;
 mod volume;

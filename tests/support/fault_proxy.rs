@@ -448,13 +448,15 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Where messages begin in one direction. Encryption requests are not known: their answers have no
-/// length.
+/// Where messages begin in one direction. An SSLRequest and the `N` that answers it are passed over and
+/// not counted; what follows an `S` is not known.
 struct Messages {
     /// The head of the message under way, as far as it has come: type, if it has one, and length.
     head: Vec<u8>,
     /// A message without a type byte: the first one of a client.
     is_bare: bool,
+    /// Nothing of a server has come yet: an `N` is no notice.
+    is_answer: bool,
     /// Bytes to come of the message under way.
     left: usize,
     /// Messages that have begun.
@@ -463,7 +465,8 @@ struct Messages {
 
 impl Messages {
     const fn first_of(way: Way) -> Self {
-        Self { head: Vec::new(), is_bare: matches!(way, Way::Up), left: 0, seen: 0 }
+        let (is_bare, is_answer) = (matches!(way, Way::Up), matches!(way, Way::Down));
+        Self { head: Vec::new(), is_bare, is_answer, left: 0, seen: 0 }
     }
 
     /// Passes over bytes. The length word of the message with the number `wrong.0` is replaced by
@@ -476,6 +479,10 @@ impl Messages {
             self.left -= skipped;
             at += skipped;
             let Some(byte) = bytes.get_mut(at) else { break };
+            if std::mem::take(&mut self.is_answer) && *byte == b'N' {
+                at += 1;
+                continue;
+            }
             self.head.push(*byte);
             at += 1;
             let of_length = self.head.len() + usize::from(self.is_bare);
@@ -490,8 +497,10 @@ impl Messages {
                 let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
                 self.left = usize::try_from(length).unwrap().saturating_sub(4);
                 self.head.clear();
-                self.is_bare = false;
-                self.seen += 1;
+                // No other message of a client's first has eight bytes.
+                let is_ssl_request = self.is_bare && self.left == 4;
+                self.is_bare = is_ssl_request;
+                self.seen += usize::from(!is_ssl_request);
             }
         }
         is_garbled

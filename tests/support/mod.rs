@@ -8,6 +8,7 @@
 // One test binary uses one part, another one another.
 #![allow(dead_code, reason = "a shared kit; not every test binary uses every tool")]
 
+pub mod certificates;
 pub mod console;
 pub mod fake_postgres;
 pub mod fault_proxy;

@@ -7,12 +7,15 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 
 use rustix::net::sockopt::set_socket_linger;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::messages::{int32, int32_bytes, push_text, terminated, text};
 
@@ -27,6 +30,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub const PROTOCOL_3_0: i32 = 3 << 16;
 /// The request code of a CancelRequest.
 const CANCEL_REQUEST: i32 = 80_877_102;
+/// The code of an SSLRequest.
+pub const SSL_REQUEST: i32 = 80_877_103;
 
 /// Where a client connects to.
 #[derive(Debug, Clone)]
@@ -118,6 +123,7 @@ impl Reply {
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -136,6 +142,7 @@ impl Stream {
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Tls(stream) => stream.sock.set_read_timeout(Some(timeout)),
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
         }
     }
@@ -143,6 +150,7 @@ impl Stream {
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_write_timeout(Some(timeout)),
+            Self::Tls(stream) => stream.sock.set_write_timeout(Some(timeout)),
             Self::Unix(stream) => stream.set_write_timeout(Some(timeout)),
         }
     }
@@ -150,6 +158,7 @@ impl Stream {
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(how),
+            Self::Tls(stream) => stream.sock.shutdown(how),
             Self::Unix(stream) => stream.shutdown(how),
         }
     }
@@ -157,6 +166,7 @@ impl Stream {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
             Self::Unix(stream) => stream.read(bytes),
         }
     }
@@ -164,6 +174,7 @@ impl Stream {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes),
             Self::Unix(stream) => stream.write_all(bytes),
         }
     }
@@ -223,6 +234,61 @@ impl Wire {
         wire.send_startup(login)?;
         wire.authenticate(login)?;
         Ok(wire)
+    }
+
+    /// Connects, asks for TLS and has it as a client of `config`; fails the test if that fails.
+    pub fn connect_tls(address: SocketAddr, config: &ClientConfig) -> Self {
+        let mut wire = Self::connect(address);
+        wire.send(&with_length(&SSL_REQUEST.to_be_bytes()));
+        assert_eq!(wire.receive_byte().unwrap(), b'S');
+        let encrypted = wire.encrypt(config);
+        encrypted.unwrap_or_else(|e| panic!("no TLS connection: {e}"))
+    }
+
+    /// Has the connection go on under TLS from here.
+    pub fn encrypt(self, config: &ClientConfig) -> io::Result<Self> {
+        assert!(self.received.is_empty(), "bytes left: {}", self.received.escape_ascii());
+        let Stream::Tcp(mut socket) = self.stream else { panic!("TLS over TCP only") };
+        let name = ServerName::try_from("localhost").unwrap();
+        let config = Arc::new(config.clone());
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(Self { stream: Stream::Tls(Box::new(StreamOwned::new(connection, socket))), ..self })
+    }
+
+    /// Connects by TLS and logs in; fails the test if that fails.
+    pub fn login_tls(address: SocketAddr, config: &ClientConfig, login: &Login) -> Self {
+        let mut wire = Self::connect_tls(address, config);
+        wire.send_startup(login).unwrap();
+        let done = wire.authenticate(login);
+        done.unwrap_or_else(|e| panic!("cannot log in as {login:?}: {e:?}"));
+        wire
+    }
+
+    /// What the TLS connection has agreed on.
+    pub fn tls(&self) -> &ClientConnection {
+        match &self.stream {
+            Stream::Tls(stream) => &stream.conn,
+            _ => panic!("no TLS"),
+        }
+    }
+
+    /// The socket under TLS, for bytes that are none of TLS's.
+    pub fn socket(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+            Stream::Unix(_) => panic!("no TCP"),
+        }
+    }
+
+    /// Says in TLS's words that no more will come, and nothing else.
+    pub fn close_notify(&mut self) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("no TLS") };
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
     }
 
     /// Sends the StartupMessage alone.
@@ -312,6 +378,7 @@ impl Wire {
     pub fn sender(&self) -> Sender {
         Sender(match &self.stream {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().unwrap()),
+            Stream::Tls(_) => panic!("a TLS connection has no halves"),
             Stream::Unix(stream) => Stream::Unix(stream.try_clone().unwrap()),
         })
     }
@@ -478,6 +545,7 @@ impl Wire {
         match &self.stream {
             // A linger time of zero makes the close a reset.
             Stream::Tcp(stream) => set_socket_linger(stream, Some(Duration::ZERO)).unwrap(),
+            Stream::Tls(tls) => set_socket_linger(&tls.sock, Some(Duration::ZERO)).unwrap(),
             Stream::Unix(_) => panic!("a unix socket has no reset"),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::super::reply::Type::{Int4, Int8, Text};
 use super::super::reply::{Cell, Table, Type, cell};
 use crate::client::{ClientShared, ClientState, Hub};
+use crate::net::TlsKind;
 use crate::primitives::{Tick, clock};
 use crate::server::ServerShared;
 
@@ -74,7 +75,7 @@ fn client_row(client: &ClientShared, now: Tick) -> Vec<Cell> {
         cell(format!("c{}", client.id)),
         cell(server.map_or_else(String::new, |s| format!("s{}", s.id))),
         cell(0),
-        cell(""),
+        cell(tls_of(client.tls)),
         cell(String::from_utf8_lossy(name)),
         cell(client.statement_count.load(Ordering::Relaxed)),
         cell(client.id),
@@ -102,11 +103,16 @@ fn server_row(server: &ServerShared, now: Tick) -> Vec<Cell> {
         cell(format!("s{}", server.id)),
         cell(if client == 0 { String::new() } else { format!("c{client}") }),
         cell(server.backend_pid),
-        cell(""),
+        cell(tls_of(server.tls)),
         cell(""),
         cell(server.statement_count.load(Ordering::Relaxed)),
         cell(server.id),
     ]
+}
+
+/// What was agreed on; empty without TLS.
+fn tls_of(kind: Option<TlsKind>) -> String {
+    kind.map_or_else(String::new, |kind| kind.to_string())
 }
 
 /// A tick as a time of day in UTC, in PgBouncer's form.

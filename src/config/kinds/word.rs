@@ -34,6 +34,52 @@ pub enum AuthType {
     ScramSha256,
 }
 
+/// Whether clients get TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ClientSslMode {
+    /// They are told that there is none.
+    #[default]
+    Disable,
+    /// If they ask for it.
+    Allow,
+    /// The same.
+    Prefer,
+    /// Over TCP they must.
+    Require,
+}
+
+/// Whether TLS is used towards servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ServerSslMode {
+    /// It is not asked for.
+    Disable,
+    /// If the server has it. No certificate is looked at.
+    Allow,
+    /// The same.
+    #[default]
+    Prefer,
+    /// Or not at all. No certificate is looked at.
+    Require,
+    /// The certificate must be of a CA that is trusted.
+    VerifyCa,
+    /// And it must be of the host that was asked for.
+    VerifyFull,
+}
+
+impl ServerSslMode {
+    /// Whether certificates are looked at.
+    #[must_use]
+    pub const fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+
+    /// Whether a server without TLS is refused.
+    #[must_use]
+    pub const fn insists(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
 /// The shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LogFormat {
@@ -90,6 +136,27 @@ impl Words for AuthType {
     const UNSUPPORTED: &'static [&'static str] = &["any", "cert", "hba", "ldap", "pam"];
 }
 
+impl Words for ClientSslMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("disable", Self::Disable),
+        ("allow", Self::Allow),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+    ];
+    const UNSUPPORTED: &'static [&'static str] = &["verify-ca", "verify-full"];
+}
+
+impl Words for ServerSslMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("disable", Self::Disable),
+        ("allow", Self::Allow),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+}
+
 impl Words for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
@@ -114,7 +181,7 @@ macro_rules! display_word {
     )+};
 }
 
-display_word!(PoolMode, AuthType, LogFormat, LogLevel);
+display_word!(PoolMode, AuthType, ClientSslMode, ServerSslMode, LogFormat, LogLevel);
 
 /// One word of a type's list.
 pub(in crate::config) struct Word;

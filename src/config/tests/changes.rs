@@ -71,6 +71,7 @@ fn every_key_shows_up_in_a_difference() {
             "unix_socket_mode" => "0700",
             "pool_mode" => "transaction",
             "auth_type" => "plain",
+            "client_tls_sslmode" | "server_tls_sslmode" => "require",
             "log_format" => "json",
             "log_level" => "debug",
             "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",

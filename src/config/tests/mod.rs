@@ -11,6 +11,7 @@ mod messages;
 mod precedence;
 mod robust;
 mod set;
+mod tls;
 mod values;
 mod warnings;
 

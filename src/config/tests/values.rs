@@ -94,6 +94,7 @@ fn every_key_takes_its_printed_form_in_its_section() {
         "unix_socket_mode" => "0700",
         "pool_mode" => "transaction",
         "auth_type" => "scram-sha-256",
+        "client_tls_sslmode" | "server_tls_sslmode" => "require",
         "log_format" => "json",
         "log_level" => "debug",
         "admin_users" | "stats_users" | "ignore_startup_parameters" => "a, b",

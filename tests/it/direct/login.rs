@@ -20,6 +20,7 @@ fn the_greeting_reports_the_same_parameters() {
     assert!(greetings[0].iter().any(|(name, _)| name == "server_version"));
     assert_eq!(greetings[0], greetings[1], "transaction mode");
     assert_eq!(greetings[0], greetings[2], "session mode");
+    assert_eq!(greetings[0], greetings[3], "under TLS");
 }
 
 #[test]
@@ -48,6 +49,6 @@ fn keys_are_fresh_for_every_client() {
         .collect();
     keys.sort();
     keys.dedup();
-    assert_eq!(keys.len(), 6);
+    assert_eq!(keys.len(), 8);
     assert!(keys.iter().all(|(pid, secret)| *pid > 0 && secret.len() >= 4));
 }

@@ -14,6 +14,7 @@ use pgbaton::cli::throwaway::{Ending, Job, Supervised, code};
 
 use crate::stage::Stage;
 use crate::support::postgres::SUPERUSER;
+use crate::tls;
 
 /// Servers of each pool: fewer than an exercise has connections.
 pub const POOL_SIZE: usize = 2;
@@ -34,6 +35,9 @@ pub enum Way {
     /// Through pgbaton, a server for each session.
     Session,
 }
+
+/// Whether pgbaton offers TLS: a driver that is told to ask for it gets it.
+const CLIENT_TLS: &str = "allow";
 
 impl Way {
     /// All of them, the one that is right first.
@@ -63,7 +67,9 @@ impl Place {
     /// Makes the database, with the exercises' schema.
     pub fn open(way: Way, without: Vec<&'static str>) -> Self {
         let mode = if way == Way::Session { "\"session\"" } else { "\"transaction\"" };
-        let stage = Stage::with(POOL_SIZE, |config| config.set("pool_mode", mode));
+        let stage = Stage::with(POOL_SIZE, |config| {
+            tls::offering(config, CLIENT_TLS).set("pool_mode", mode)
+        });
         stage.postgres.sql(&stage.database, SCHEMA);
         let folder = tempfile::Builder::new().prefix("pgbaton-it-").tempdir().unwrap();
         Self { way, without, stage, folder }
