@@ -59,6 +59,7 @@ struct Look {
     pooler: Option<Usage>,
     client: Usage,
     server: Usage,
+    machine_us: u64,
 }
 
 impl Look {
@@ -68,6 +69,7 @@ impl Look {
             pooler: running.pid.map(procfs::usage).transpose()?,
             client: procfs::usage(pgbench)?,
             server: stage.server_usage()?,
+            machine_us: procfs::machine_cpu_us()?,
         })
     }
 }
@@ -134,6 +136,8 @@ fn metrics(first: &Look, last: &Look, done: &[Done], clients: u32) -> Fallible<M
     let client = last.client.since(first.client);
     let server = last.server.since(first.server);
     let pooler = last.pooler.zip(first.pooler).map(|(last, first)| last.since(first));
+    let known_us = client.cpu_us + server.cpu_us + pooler.map_or(0, |used| used.cpu_us);
+    let others_us = (last.machine_us - first.machine_us).saturating_sub(known_us);
     let per_transaction = |count: u64| Some(count as f64 / transactions);
     let all = [
         ("transactions", Some(transactions)),
@@ -150,6 +154,7 @@ fn metrics(first: &Look, last: &Look, done: &[Done], clients: u32) -> Fallible<M
         ("pooler_cores", pooler.map(cores)),
         ("client_cores", Some(cores(client))),
         ("server_cores", Some(cores(server))),
+        ("others_cores", Some(others_us as f64 / window_us)),
     ];
     Ok(all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }
@@ -298,7 +303,13 @@ mod tests {
     fn look(at_us: u64, cpu_us: u64, switches: u64) -> Look {
         let usage = Usage { cpu_us, voluntary_switches: switches, ..Usage::default() };
         let at = UNIX_EPOCH + Duration::from_micros(at_us);
-        Look { at, pooler: Some(usage), client: usage, server: Usage::default() }
+        Look {
+            at,
+            pooler: Some(usage),
+            client: usage,
+            server: Usage::default(),
+            machine_us: 5 * cpu_us,
+        }
     }
 
     #[test]
@@ -317,6 +328,7 @@ mod tests {
             ("voluntary_per_tx", 0.5),
             ("client_cores", 0.5),
             ("server_cores", 0.0),
+            ("others_cores", 1.5),
         ];
         for (name, value) in expected {
             assert!((metrics[name] - value).abs() < 1e-9, "{name}: {}", metrics[name]);

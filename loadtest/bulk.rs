@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::Fallible;
 use crate::contestant::Running;
 use crate::plan::{Amounts, Bulk};
-use crate::procfs::{self, Usage};
+use crate::procfs;
 use crate::record::Metrics;
 use crate::stage::{DATABASE, Stage, USER};
 use crate::wire::Client;
 
-/// Of a row of pgbench_accounts in COPY's text, roughly.
-const ACCOUNT_BYTES: u64 = 97;
+/// Of a row of pgbench_accounts as a CopyData message, roughly.
+const ACCOUNT_BYTES: u64 = 100;
 const ACCOUNTS_PER_SCALE: u64 = 100_000;
 /// A line of COPY IN: 99 characters and the end of the line.
 const LINE_CHARACTERS: usize = 99;
@@ -25,14 +25,16 @@ pub fn run(stage: &Stage, running: &Running, bulk: Bulk, amounts: &Amounts) -> F
     client.query("select body from large limit 4")?;
     let pooler = || running.pid.map(procfs::usage).transpose();
     let (first, first_server) = (pooler()?, stage.server_usage()?);
-    let (first_own, began) = (procfs::own_cpu_us()?, Instant::now());
+    let (first_own, first_machine) = (procfs::own_cpu_us()?, procfs::machine_cpu_us()?);
+    let began = Instant::now();
     let bytes = transfer(stage, &mut client, bulk, amounts)?;
     let (elapsed, last) = (began.elapsed(), pooler()?);
     let own_us = procfs::own_cpu_us()? - first_own;
-    let server = stage.server_usage()?.since(first_server);
+    let server_us = stage.server_usage()?.since(first_server).cpu_us;
+    let machine_us = procfs::machine_cpu_us()? - first_machine;
     client.close()?;
-    let pooler = last.zip(first).map(|(last, first)| last.since(first));
-    Ok(metrics(bytes, elapsed, own_us, server, pooler))
+    let pooler_us = last.zip(first).map(|(last, first)| last.since(first).cpu_us);
+    Ok(metrics(bytes, elapsed, &Spent { own_us, server_us, machine_us, pooler_us }))
 }
 
 fn transfer(stage: &Stage, client: &mut Client, bulk: Bulk, amounts: &Amounts) -> Fallible<u64> {
@@ -61,23 +63,29 @@ fn transfer(stage: &Stage, client: &mut Client, bulk: Bulk, amounts: &Amounts) -
     }
 }
 
-fn metrics(
-    bytes: u64,
-    elapsed: Duration,
+/// Processor time during a transfer.
+struct Spent {
     own_us: u64,
-    server: Usage,
-    pooler: Option<Usage>,
-) -> Metrics {
+    server_us: u64,
+    /// Of all that runs on the machine.
+    machine_us: u64,
+    pooler_us: Option<u64>,
+}
+
+fn metrics(bytes: u64, elapsed: Duration, spent: &Spent) -> Metrics {
+    let Spent { own_us, server_us, machine_us, pooler_us } = *spent;
+    let others_us = machine_us.saturating_sub(own_us + server_us + pooler_us.unwrap_or(0));
     let seconds = elapsed.as_secs_f64();
     let cores = |cpu_us: u64| cpu_us as f64 / 1e6 / seconds;
     let per_gb = |cpu_us: u64| cpu_us as f64 / 1e6 / (bytes as f64 / 1e9);
     let all = [
         ("mb_per_s", Some(bytes as f64 / 1e6 / seconds)),
         ("transferred_mb", Some(bytes as f64 / 1e6)),
-        ("cpu_s_per_gb", pooler.map(|used| per_gb(used.cpu_us))),
-        ("pooler_cores", pooler.map(|used| cores(used.cpu_us))),
+        ("cpu_s_per_gb", pooler_us.map(per_gb)),
+        ("pooler_cores", pooler_us.map(cores)),
         ("client_cores", Some(cores(own_us))),
-        ("server_cores", Some(cores(server.cpu_us))),
+        ("server_cores", Some(cores(server_us))),
+        ("others_cores", Some(cores(others_us))),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -88,10 +96,19 @@ mod tests {
 
     #[test]
     fn a_transfer_becomes_speed_and_cost() {
-        let pooler = Usage { cpu_us: 500_000, ..Usage::default() };
-        let elapsed = Duration::from_secs(2);
-        let metrics = metrics(2_000_000_000, elapsed, 1_000_000, Usage::default(), Some(pooler));
-        let expected = [("mb_per_s", 1000.0), ("cpu_s_per_gb", 0.25), ("client_cores", 0.5)];
+        let spent = Spent {
+            own_us: 1_000_000,
+            server_us: 0,
+            machine_us: 3_500_000,
+            pooler_us: Some(500_000),
+        };
+        let metrics = metrics(2_000_000_000, Duration::from_secs(2), &spent);
+        let expected = [
+            ("mb_per_s", 1000.0),
+            ("cpu_s_per_gb", 0.25),
+            ("client_cores", 0.5),
+            ("others_cores", 1.0),
+        ];
         for (name, value) in expected {
             assert!((metrics[name] - value).abs() < 1e-9, "{name}: {}", metrics[name]);
         }

@@ -170,7 +170,14 @@ impl Contestant {
 }
 
 impl Running {
-    fn wait_for_answer(&mut self, name: &str) -> Fallible<()> {
+    /// For tests: one that somebody else started.
+    #[cfg(test)]
+    pub fn elsewhere(port: u16, pid: u32) -> Self {
+        Self { port, pid: Some(pid), process: None, log: PathBuf::new() }
+    }
+
+    /// Waits until it lets a client in.
+    pub fn wait_for_answer(&mut self, name: &str) -> Fallible<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let answer = Client::connect(self.port, USER, DATABASE)

@@ -25,6 +25,8 @@ mod stage;
 mod stats;
 mod strace;
 mod svg;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::fs;
@@ -36,6 +38,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::adapter::Capability;
 use crate::contestant::Contestant;
 use crate::plan::{Amounts, Profile};
 use crate::runner::Runner;
@@ -125,13 +128,22 @@ fn repository() -> PathBuf {
 
 /// Whether all rounds went well.
 fn measure(args: &Args, words: &[String]) -> Fallible<bool> {
-    let cells = plan::chosen(args.profile, &args.cells);
+    let mut cells = plan::chosen(args.profile, &args.cells);
     if cells.is_empty() {
         let known: Vec<String> = plan::all().into_iter().map(|cell| cell.name).collect();
         return Err(format!("no cell has such a name; known: {}", known.join(" ")).into());
     }
     let mut warnings = Vec::new();
     let contestants = contestants(args, &mut warnings)?;
+    cells.retain(|cell| {
+        let is_needed = |need| contestants.iter().any(|contestant| contestant.supports(need));
+        let lacking = cell.needs.filter(|need| !is_needed(*need));
+        let note = |need: Capability| {
+            format!("{} is not measured: no contestant has {}.", cell.name, need.name())
+        };
+        warnings.extend(lacking.map(note));
+        lacking.is_none()
+    });
     if args.list {
         cells.iter().for_each(|cell| println!("cell        {}", cell.name));
         contestants.iter().for_each(|c| println!("contestant  {}: {}", c.name, c.note()));
@@ -158,7 +170,8 @@ fn measure(args: &Args, words: &[String]) -> Fallible<bool> {
     let limits = runner::Limits { profile: args.profile, amounts, open_files_max };
     let mut runner = Runner::new(&stage, &contestants, limits, strace, &folder)?;
     runner.run(&cells)?;
-    let records = runner.finish(&mut warnings);
+    let (records, more) = runner.finish();
+    warnings.extend(more);
     let report = report::Report {
         host: &host,
         command: &["./dev bench load".to_owned(), words.join(" ")].join(" "),

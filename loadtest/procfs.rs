@@ -61,6 +61,26 @@ pub fn status_number(text: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
+/// Reads the text of /proc/stat: processor time of the whole machine that was not idle, in ticks. Time
+/// that a hypervisor gave to others counts: it was not to be had here.
+pub fn parse_machine_ticks(text: &str) -> Option<u64> {
+    let fields: Vec<u64> = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu "))?
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user.
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *fields.first_chunk()?;
+    Some(user + nice + system + irq + softirq + steal)
+}
+
+/// The processor time that all of the machine has spent.
+pub fn machine_cpu_us() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    Ok(microseconds(parse_machine_ticks(&text).unwrap_or(0)))
+}
+
 /// `root` and all its descendants that are alive.
 pub fn tree(root: u32) -> io::Result<Vec<u32>> {
     let mut parents = Vec::new();
@@ -140,6 +160,13 @@ mod tests {
         );
         assert_eq!(parse_stat("42 (short) S 7 1"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn the_machine_s_time_is_that_not_idle() {
+        let text = "cpu  1 2 4 1000 1000 8 16 32 64 128\ncpu0 9 9 9 9 9 9 9 9 9 9\n";
+        assert_eq!(parse_machine_ticks(text), Some(63));
+        assert_eq!(parse_machine_ticks("intr 1 2 3\n"), None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ const TRANSACTIONS: &[Column] = &[
     Number("pooler cores", "pooler_cores", 2),
     Number("client cores", "client_cores", 2),
     Number("server cores", "server_cores", 2),
+    Number("others' cores", "others_cores", 2),
 ];
 
 const FAIRNESS: &[Column] = &[
@@ -54,6 +55,7 @@ const FAIRNESS: &[Column] = &[
     Number("pooler cores", "pooler_cores", 2),
     Number("client cores", "client_cores", 2),
     Number("server cores", "server_cores", 2),
+    Number("others' cores", "others_cores", 2),
 ];
 
 const TRANSFER: &[Column] = &[
@@ -65,6 +67,7 @@ const TRANSFER: &[Column] = &[
     Number("pooler cores", "pooler_cores", 2),
     Number("client cores", "client_cores", 2),
     Number("server cores", "server_cores", 2),
+    Number("others' cores", "others_cores", 2),
 ];
 
 const TABLES: &[Table] = &[
@@ -218,8 +221,8 @@ impl Report<'_> {
                 let Some((client, server)) = part("client_cores").zip(part("server_cores")) else {
                     continue;
                 };
-                let pooler = part("pooler_cores").unwrap_or(0.0);
-                if client + server + pooler >= FULL * cores {
+                let others = ["pooler_cores", "others_cores"].map(|m| part(m).unwrap_or(0.0));
+                if client + server + others.iter().sum::<f64>() >= FULL * cores {
                     full.push(format!("{cell} with {contestant}"));
                 }
             }
@@ -228,8 +231,8 @@ impl Report<'_> {
             return String::new();
         }
         format!(
-            "\nThe machine was full (client, PostgreSQL and pooler took {:.0} % of it or more), so tps \
-             and latencies are bounded by all three together, in: {}.\n",
+            "\nThe machine was full ({:.0} % of it or more was taken by client, PostgreSQL, pooler and \
+             whoever else), so tps and latencies are bounded by all of them together, in: {}.\n",
             FULL * 100.0,
             full.join(", ")
         )

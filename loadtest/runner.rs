@@ -38,6 +38,7 @@ pub struct Runner<'a> {
     limits: Limits,
     strace: Option<PathBuf>,
     records: Vec<Record>,
+    warnings: Vec<String>,
     raw: File,
     began: Instant,
 }
@@ -58,8 +59,8 @@ impl<'a> Runner<'a> {
         folder: &Path,
     ) -> Fallible<Self> {
         let raw = File::create(folder.join("rounds.jsonl"))?;
-        let (records, began) = (Vec::new(), Instant::now());
-        Ok(Self { stage, contestants, limits, strace, records, raw, began })
+        let (records, warnings, began) = (Vec::new(), Vec::new(), Instant::now());
+        Ok(Self { stage, contestants, limits, strace, records, warnings, raw, began })
     }
 
     /// Measures all `cells`, or those before a signal.
@@ -75,12 +76,13 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// All records; what readers must know of the run is added to `warnings`.
-    pub fn finish(self, warnings: &mut Vec<String>) -> Vec<Record> {
+    /// All records, and what readers must know of the run.
+    pub fn finish(mut self) -> (Vec<Record>, Vec<String>) {
         if self.stage.is_stopping() {
-            warnings.push("THIS RUN WAS INTERRUPTED: cells or rounds are missing.".to_owned());
+            let warning = "THIS RUN WAS INTERRUPTED: cells or rounds are missing.";
+            self.warnings.push(warning.to_owned());
         }
-        self.records
+        (self.records, self.warnings)
     }
 
     fn measure(&mut self, cell: &Cell) -> Fallible<()> {
@@ -93,7 +95,7 @@ impl<'a> Runner<'a> {
                 }
                 thread::sleep(PAUSE);
                 let outcome = outcome(self.round(cell, turn));
-                // What a signal has cut short is no failure of the contestant's.
+                // What a signal has cut short is not the contestant's failure.
                 if !self.stage.is_stopping() {
                     self.note(cell, turn.contestant, round, outcome)?;
                 }
@@ -108,13 +110,17 @@ impl<'a> Runner<'a> {
     /// Those who can take part, started if they stay for all rounds; the others are noted.
     fn line_up(&mut self, cell: &Cell) -> Fallible<Vec<Turn<'a>>> {
         let mut turns = Vec::new();
+        let is_memory = matches!(cell.work, Work::Idle(_) | Work::Burst(_));
         for contestant in self.contestants {
+            // They have a server connection for each client: what that costs is known.
+            if is_memory && contestant.is_unpooled() {
+                continue;
+            }
             if let Some(why) = self.hindrance(cell, contestant) {
                 self.note(cell, contestant, 0, Outcome::Skipped(why))?;
                 continue;
             }
-            let stays = !matches!(cell.work, Work::Idle(_) | Work::Burst(_));
-            match stays.then(|| contestant.start(self.stage, &size(cell))).transpose() {
+            match (!is_memory).then(|| contestant.start(self.stage, &size(cell))).transpose() {
                 Ok(running) => turns.push(Turn { contestant, running }),
                 Err(error) => {
                     self.note(cell, contestant, 0, Outcome::Failed(error.to_string()))?;
@@ -126,12 +132,8 @@ impl<'a> Runner<'a> {
 
     /// Why `contestant` cannot take part in `cell`.
     fn hindrance(&self, cell: &Cell, contestant: &Contestant) -> Option<String> {
-        let is_memory = matches!(cell.work, Work::Idle(_) | Work::Burst(_));
         if let Some(need) = cell.needs.filter(|need| !contestant.supports(*need)) {
             return Some(format!("lacks {}", need.name()));
-        }
-        if is_memory && contestant.is_unpooled() {
-            return Some("keeps a server connection for each client".to_owned());
         }
         let clients = cell.work.clients();
         if contestant.is_unpooled() && clients > SERVER_CONNECTIONS_MAX / 2 {
@@ -187,7 +189,11 @@ impl<'a> Runner<'a> {
                 }
                 // The other figures do not depend on it.
                 Err(error) => {
-                    println!("  {}: SYSTEM CALLS NOT COUNTED: {error}", turn.contestant.name);
+                    let (cell, contestant) = (&cell.name, &turn.contestant.name);
+                    let warning =
+                        format!("SYSTEM CALLS NOT COUNTED of {contestant} in {cell}: {error}");
+                    println!("  {warning}");
+                    self.warnings.push(warning);
                 }
             }
         }
