@@ -258,6 +258,13 @@ fn in_sources(check: fn(&str, &str) -> Vec<String>) -> Vec<String> {
     sources().iter().flat_map(|(name, source)| check(name, source)).collect()
 }
 
+/// The sources of the load test, named as if it were a room of src/: it is a program, too.
+fn load_test_sources() -> Vec<(String, String)> {
+    let found = files(&root().join("loadtest"), &["rs"]);
+    assert!(!found.is_empty(), "no sources found");
+    found.into_iter().map(|(name, source)| (format!("../loadtest/{name}"), source)).collect()
+}
+
 #[test]
 fn every_room_names_only_what_its_layer_allows() {
     assert_none("layers", &in_sources(layer_violations));
@@ -265,7 +272,9 @@ fn every_room_names_only_what_its_layer_allows() {
 
 #[test]
 fn files_and_functions_are_of_a_readable_size() {
-    assert_none("sizes", &in_sources(size_violations));
+    let load_test = load_test_sources();
+    let found = load_test.iter().flat_map(|(name, source)| size_violations(name, source));
+    assert_none("sizes", &[in_sources(size_violations), found.collect()].concat());
 }
 
 #[test]
@@ -275,7 +284,8 @@ fn no_banned_call_stands_outside_its_place() {
 
 #[test]
 fn every_file_opens_with_what_it_is_for() {
-    let folders = ["src", "tests", "benches"].map(|folder| files(&root().join(folder), &["rs"]));
+    let folders =
+        ["src", "tests", "benches", "loadtest"].map(|folder| files(&root().join(folder), &["rs"]));
     let all = folders.concat();
     let found: Vec<String> = all.iter().flat_map(|(n, s)| header_violations(n, s)).collect();
     assert_none("module comments", &found);

@@ -8,7 +8,7 @@
 //! child processes end and the temporary folder goes; see [`throwaway`](super::throwaway). Signals
 //! only set a flag, which every wait looks at.
 
-mod pgbench;
+pub mod pgbench;
 mod screen;
 
 use std::fs;

@@ -317,17 +317,23 @@ impl Progress {
 
 /// What pgbench reports at its end.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Report {
-    tps: f64,
-    latency_ms: f64,
+pub struct Report {
+    /// Transactions per second, without the time to connect.
+    pub tps: f64,
+    /// The mean latency.
+    pub latency_ms: f64,
     /// Absent without -P.
-    latency_stddev_ms: Option<f64>,
+    pub latency_stddev_ms: Option<f64>,
     /// Absent before version 15, where a failed transaction ends its client.
-    pub(super) failed: Option<u64>,
+    pub failed: Option<u64>,
 }
 
 impl Report {
-    fn parse(output: &str) -> Result<Self, ReportProblem> {
+    /// Reads pgbench's whole output.
+    ///
+    /// # Errors
+    /// If no transaction was done, or a line is missing.
+    pub fn parse(output: &str) -> Result<Self, ReportProblem> {
         let after = |start: &str| output.lines().find_map(|line| line.strip_prefix(start));
         let done = after("number of transactions actually processed: ").and_then(number);
         if done == Some(0.0) {
@@ -351,10 +357,13 @@ impl Report {
 }
 
 /// Why a report has no numbers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum ReportProblem {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReportProblem {
+    /// Not one transaction was finished.
+    #[error("pgbench finished no transaction")]
     NothingDone,
     /// How the missing line begins.
+    #[error("pgbench's report has no line {0:?}")]
     NoLine(&'static str),
 }
 
