@@ -68,6 +68,10 @@ impl Start {
     }
 }
 
+/// The certificate that a contestant shows to its clients, in its folder.
+const TLS_CERT: &str = "tls.crt";
+const TLS_KEY: &str = "tls.key";
+
 /// The placeholders that an adapter may use in its arguments and files.
 pub fn values(start: &Start) -> Values {
     Values(vec![
@@ -78,6 +82,8 @@ pub fn values(start: &Start) -> Values {
         ("user", USER.to_owned()),
         ("dbname", DATABASE.to_owned()),
         ("folder", start.folder.display().to_string()),
+        ("tls_cert", start.folder.join(TLS_CERT).display().to_string()),
+        ("tls_key", start.folder.join(TLS_KEY).display().to_string()),
     ])
 }
 
@@ -222,6 +228,9 @@ fn relay_job(start: &Start, log: &Path) -> Fallible<Job> {
 fn pooler_job(adapter: &Adapter, program: &Path, start: &Start, log: &Path) -> Fallible<Job> {
     let user = Unprivileged::needed()?;
     let values = values(start);
+    if adapter.supports(Capability::Tls) {
+        write_identity(&start.folder, user.as_ref())?;
+    }
     for file in &adapter.files {
         let path = start.folder.join(&file.path);
         if let Some(parent) = path.parent() {
@@ -246,6 +255,20 @@ fn pooler_job(adapter: &Adapter, program: &Path, start: &Start, log: &Path) -> F
         ending: Ending::Kill,
         remove: None,
     })
+}
+
+/// A certificate for this run, of the kind that costs least, and its key.
+fn write_identity(folder: &Path, user: Option<&Unprivileged>) -> Fallible<()> {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
+    let path = folder.join(TLS_KEY);
+    fs::write(folder.join(TLS_CERT), params.self_signed(&key)?.pem())?;
+    fs::write(&path, key.serialize_pem())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    if let Some(user) = user {
+        chown(&path, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
 }
 
 /// The program, or a copy of it in `folder` if it lies where other users may not look.
