@@ -1,7 +1,8 @@
 //! One run of pgbench against one contestant, measured in a window that lies within the run.
 //!
 //! Logins, warm-up and the last transactions are outside the window: it opens with pgbench's first
-//! line of progress, a second after its clients have logged in. What is done in it is counted from
+//! line of progress, a second after its clients have logged in, however long that takes; and when it
+//! has closed, pgbench is told that its time is over. What is done in it is counted from
 //! pgbench's log of all transactions, by the moment at which each ended, so that numbers and
 //! processor time are of the same transactions.
 //!
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pgbaton::cli::demo::pgbench::Report;
 use pgbaton::cli::throwaway::{Supervised, code, log_tail};
+use rustix::process::Signal;
 
 use crate::contestant::Running;
 use crate::plan::Load;
@@ -24,11 +26,12 @@ use crate::stage::{DATABASE, Stage, USER};
 use crate::strace::Strace;
 use crate::{Fallible, stats};
 
-/// Between pgbench's first line of progress and its end, beyond the window.
-const SPARE_SECONDS: u32 = 2;
+/// How long pgbench would go on by itself. Its own clock includes the logins of its clients, so it
+/// cannot end with the window; SIGALRM, which that clock sends when it runs out, comes from here.
+const RUN_SECONDS_MAX: u32 = 4 * 3600;
 /// The clients' logins come before the first line of progress.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Beyond its time, for its last transactions.
+/// For its last transactions.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -76,7 +79,7 @@ impl Look {
 
 /// Measures one round.
 pub fn run(stage: &Stage, running: &Running, load: &Load, seconds: u32) -> Fallible<Metrics> {
-    let mut pgbench = Pgbench::start(stage, running.port, load, seconds)?;
+    let mut pgbench = Pgbench::start(stage, running.port, load)?;
     pgbench.wait_until_loaded(stage)?;
     let pid = pgbench.process.pid();
     let first = Look::take(stage, running, pid)?;
@@ -95,7 +98,7 @@ pub fn count_calls(
     strace: &Path,
 ) -> Fallible<Metrics> {
     let root = running.pid.ok_or("nobody in the middle")?;
-    let mut pgbench = Pgbench::start(stage, running.port, load, seconds)?;
+    let mut pgbench = Pgbench::start(stage, running.port, load)?;
     pgbench.wait_until_loaded(stage)?;
     let strace = Strace::attach(strace, root, stage.cluster.folder())?;
     let since = strace.since;
@@ -169,7 +172,7 @@ struct Pgbench {
 const LOG_PREFIX: &str = "transactions";
 
 impl Pgbench {
-    fn start(stage: &Stage, port: u16, load: &Load, seconds: u32) -> Fallible<Self> {
+    fn start(stage: &Stage, port: u16, load: &Load) -> Fallible<Self> {
         let folder = stage.new_folder("pgbench")?;
         let output = folder.join("output");
         let prefix = folder.join(LOG_PREFIX);
@@ -183,7 +186,7 @@ impl Pgbench {
             load.script,
             load.protocol.name(),
             load.clients,
-            seconds + SPARE_SECONDS,
+            RUN_SECONDS_MAX,
         );
         if load.reconnects {
             words.push_str(" -C");
@@ -239,7 +242,7 @@ impl Pgbench {
         }
     }
 
-    /// Waits for the end, and gives what was done from `since` to `until`.
+    /// Ends it as its own clock would, and gives what was done from `since` to `until`.
     fn finish(
         mut self,
         stage: &Stage,
@@ -247,6 +250,7 @@ impl Pgbench {
         until: SystemTime,
     ) -> Fallible<Vec<Done>> {
         let deadline = Instant::now() + END_TIMEOUT;
+        self.process.signal(Signal::ALARM)?;
         let status = self.process.wait(|| stage.is_stopping() || Instant::now() > deadline)?;
         let status = status.ok_or("pgbench did not end in time")?;
         let text = fs::read_to_string(&self.output)?;

@@ -28,7 +28,7 @@ pub struct Record {
     pub cell: String,
     pub group: &'static str,
     pub contestant: String,
-    /// From 1.
+    /// From 1; 0 is what was done beside the rounds: a start, or the counting of system calls.
     pub round: u32,
     pub outcome: Outcome,
 }
@@ -75,12 +75,11 @@ impl Summary {
 
 /// Sums up what there is of one cell and one contestant; none if there is nothing.
 pub fn summary(records: &[Record], cell: &str, contestant: &str) -> Option<Summary> {
-    let own = records.iter().filter(|r| r.cell == cell && r.contestant == contestant);
-    let outcomes: Vec<&Outcome> = own.map(|record| &record.outcome).collect();
+    let own = || records.iter().filter(|r| r.cell == cell && r.contestant == contestant);
     let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let (mut failures, mut skipped) = (Vec::new(), None);
-    for outcome in &outcomes {
-        match outcome {
+    for record in own() {
+        match &record.outcome {
             Outcome::Failed(why) => failures.push(why),
             Outcome::Skipped(why) => skipped = Some(why.clone()),
             Outcome::Measured(metrics) => {
@@ -91,7 +90,8 @@ pub fn summary(records: &[Record], cell: &str, contestant: &str) -> Option<Summa
         }
     }
     if let Some(why) = failures.first() {
-        let (failed, rounds) = (failures.len(), outcomes.len());
+        let failed = failures.len();
+        let rounds = own().filter(|record| record.round > 0).count().max(failed);
         return Some(Summary::Failed { failed, rounds, why: (*why).clone() });
     }
     if values.is_empty() {
@@ -136,6 +136,7 @@ mod tests {
             record("a", 1, measured(1.0)),
             record("a", 2, Outcome::Failed("it broke".to_owned())),
             record("a", 3, measured(1.0)),
+            record("a", 0, measured(1.0)),
         ];
         let summary = summary(&records, "select/simple/8", "a").unwrap();
         let why = "it broke".to_owned();

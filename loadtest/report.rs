@@ -214,27 +214,30 @@ impl Report<'_> {
     fn bottlenecks(&self, cells: &[&str]) -> String {
         const FULL: f64 = 0.9;
         let cores = self.host.cores as f64;
-        let mut full = Vec::new();
+        let (mut full, mut rows) = (Vec::new(), 0);
         for cell in cells {
             for (contestant, ..) in self.contestants {
                 let part = |metric| self.median(cell, contestant, metric);
                 let Some((client, server)) = part("client_cores").zip(part("server_cores")) else {
                     continue;
                 };
+                rows += 1;
                 let others = ["pooler_cores", "others_cores"].map(|m| part(m).unwrap_or(0.0));
                 if client + server + others.iter().sum::<f64>() >= FULL * cores {
                     full.push(format!("{cell} with {contestant}"));
                 }
             }
         }
-        if full.is_empty() {
-            return String::new();
-        }
+        let full = match full.len() {
+            0 => return String::new(),
+            all if all == rows => "all of these".to_owned(),
+            _ => full.join(", "),
+        };
         format!(
             "\nThe machine was full ({:.0} % of it or more was taken by client, PostgreSQL, pooler and \
              whoever else), so tps and latencies are bounded by all of them together, in: {}.\n",
             FULL * 100.0,
-            full.join(", ")
+            full
         )
     }
 
@@ -398,6 +401,8 @@ mod tests {
         assert!(note.ends_with("in: select/simple/8 with new."), "{note}");
         let (text, _) = report(&records()[..2]);
         assert!(!text.contains("The machine was full"));
+        let (text, _) = report(&records()[2..]);
+        assert!(text.contains("all of them together, in: all of these."));
     }
 
     #[test]
