@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -136,7 +136,13 @@ impl Contestant {
         let Kind::Pooler { adapter, program } = &self.kind else {
             return "-".to_owned();
         };
-        let output = Command::new(program).args(&adapter.version_arguments).output();
+        // Without arguments it would be started, not asked.
+        if adapter.version_arguments.is_empty() {
+            return "version unknown".to_owned();
+        }
+        let mut command = Command::new(program);
+        command.args(&adapter.version_arguments).stdin(Stdio::null());
+        let output = command.output();
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         text.lines().next().unwrap_or("unknown").trim().to_owned()

@@ -172,9 +172,10 @@ fn measure(args: &Args, words: &[String]) -> Fallible<bool> {
     runner.run(&cells)?;
     let (records, more) = runner.finish();
     warnings.extend(more);
+    let command = format!("./dev bench load {}", words.join(" "));
     let report = report::Report {
         host: &host,
-        command: &["./dev bench load".to_owned(), words.join(" ")].join(" "),
+        command: command.trim_end(),
         amounts: &amounts_in_words(&amounts, args.profile),
         postgres: &stage.version,
         contestants: &contestants

@@ -9,7 +9,7 @@ use crate::adapter::Capability;
 pub enum Profile {
     /// Whether the instrument works: a minute or two, and figures that mean nothing.
     Smoke,
-    /// A quarter of an hour.
+    /// Ten to fifteen minutes.
     Short,
     /// For figures that are published: hours.
     Full,
