@@ -158,7 +158,7 @@ async fn pause(console: &mut Console, scope: Scope) -> Result<(), Failure> {
 fn kill(hub: &Hub, scope: &Scope) {
     // Paused first: nobody who is killed is followed by another.
     hub.pools.hold(scope);
-    for client in hub.clients().iter().filter(|client| scope.covers(&client.database)) {
+    for client in hub.clients().iter().filter(|client| scope.covers(client.database())) {
         client.signal(Signal::Kill);
     }
 }

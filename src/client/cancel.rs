@@ -52,8 +52,8 @@ impl Session {
     /// Sends on a cancel that came while the pooler's own query ran in front of the request.
     pub(super) fn send_late_cancel(&self, lease: &ServerLease) {
         let cancel = CancelInFlight::new(lease.shared.clone());
-        let (hub, virtual_pid) = (self.hub.clone(), self.client().virtual_pid);
-        self.hub.tasks.spawn(&self.worker.handle, async move {
+        let (hub, virtual_pid) = (self.place.hub().clone(), self.client().virtual_pid);
+        self.place.hub().tasks.spawn(&self.worker.handle, async move {
             deliver(&hub, virtual_pid, cancel).await;
         });
     }

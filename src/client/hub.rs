@@ -124,6 +124,14 @@ impl Drop for Registration {
 #[derive(Debug)]
 pub struct WorkerPlace(Arc<Worker>);
 
+impl std::ops::Deref for WorkerPlace {
+    type Target = Arc<Worker>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 impl Drop for WorkerPlace {
     fn drop(&mut self) {
         self.0.load.fetch_sub(1, Ordering::Relaxed);
@@ -139,6 +147,12 @@ pub struct ClientPlace {
 }
 
 impl ClientPlace {
+    /// Where the place is.
+    #[must_use]
+    pub const fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
     /// Takes a place among the clients of a database and a user.
     ///
     /// # Errors

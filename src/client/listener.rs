@@ -1,10 +1,11 @@
 //! Accepting connections, placing them on workers, and the frame of a session's task.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -59,43 +60,78 @@ fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
     let worker = hub.least_loaded().clone();
     let place = hub.take_worker_place(&worker);
     let handle = worker.handle.clone();
-    let accepted = Box::new(Accepted { hub: hub.clone(), worker, transport, console });
-    hub.tasks.spawn(&handle, serve(accepted, place));
+    let accepted = Accepted { hub: hub.clone(), worker, place, transport, console };
+    hub.tasks.spawn(&handle, Serve::LoggingIn(boxed(log_in(accepted))));
 }
 
 /// A connection on its way to its worker.
 struct Accepted {
     hub: Arc<Hub>,
     worker: Arc<Worker>,
+    place: WorkerPlace,
     transport: Transport,
     console: Console,
 }
 
-/// One connection, from its first byte to its last. What is held while a client is idle is the
-/// session's box and its place; login, console and clean-up are boxed.
-async fn serve(accepted: Box<Accepted>, place: WorkerPlace) {
-    let serving = Box::pin(log_in(accepted)).await;
-    match serving {
-        Serving::Nobody => {}
-        Serving::Console(served) | Serving::Dedicated(served) => served.await,
-        Serving::Session(session) => run(session).await,
-    }
-    drop(place);
+/// A future behind one word: a box of a trait object takes two.
+type Boxed<T> = Box<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+fn boxed<T>(future: impl Future<Output = T> + Send + 'static) -> Boxed<T> {
+    Box::new(Box::pin(future))
 }
 
-/// What a login has led to.
-enum Serving {
-    Nobody,
-    Console(Pin<Box<dyn Future<Output = ()> + Send>>),
-    Dedicated(Pin<Box<dyn Future<Output = ()> + Send>>),
+/// One connection, from its first byte to its last. What an idle client costs in its task is no more
+/// than a box: with the runtime's own part that makes 128 bytes, and a word more would make them 256.
+/// Dropping it drops whatever it holds, wherever it is.
+enum Serve {
+    LoggingIn(Boxed<Option<Serve>>),
     Session(Box<Session>),
+    /// A console, a connection with a server of its own, or what is left to be done after a session.
+    Other(Boxed<()>),
+    Ended,
 }
 
-async fn log_in(accepted: Box<Accepted>) -> Serving {
-    let Accepted { hub, worker, mut transport, console } = *accepted;
+impl Future for Serve {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let next = match &mut *self {
+                Self::LoggingIn(login) => match ready!(Pin::new(login).poll(cx)) {
+                    None => return Poll::Ready(()),
+                    Some(next) => next,
+                },
+                Self::Other(other) => return Pin::new(other).poll(cx),
+                Self::Session(session) => {
+                    let end = ready!(session.poll_serve(cx));
+                    let Self::Session(session) = std::mem::replace(&mut *self, Self::Ended) else {
+                        unreachable!("BUG: a session that is none");
+                    };
+                    Self::Other(boxed(finish(session, end)))
+                }
+                Self::Ended => return Poll::Ready(()),
+            };
+            *self = next;
+        }
+    }
+}
+
+impl Serve {
+    /// `served`, with the connection's place on its worker held until its end.
+    fn other(served: impl Future<Output = ()> + Send + 'static, place: WorkerPlace) -> Self {
+        Self::Other(boxed(async move {
+            served.await;
+            drop(place);
+        }))
+    }
+}
+
+/// Sees a connection through its login. Gives what serves it afterwards, if anything does.
+async fn log_in(accepted: Accepted) -> Option<Serve> {
+    let Accepted { hub, worker, place, mut transport, console } = accepted;
     // Connections are accepted on the first worker; the socket belongs to its reactor.
     if worker.index != 0 && transport.rehome().is_err() {
-        return Serving::Nobody;
+        return None;
     }
     let peer = transport.peer_addr();
     let mut framed = crate::server::framed::Framed::new(transport);
@@ -117,11 +153,11 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
         None => attempt.await,
     };
     match result {
-        Ok(ready) => match ready.start(framed) {
-            LoggedIn::Console(client) => Serving::Console(console(hub, client)),
-            LoggedIn::Session(session) => Serving::Session(session),
-            LoggedIn::Dedicated(dedicated) => Serving::Dedicated(Box::pin(dedicated.serve())),
-        },
+        Ok(ready) => Some(match ready.start(framed, place) {
+            LoggedIn::Console(client, place) => Serve::other(console(hub, client), place),
+            LoggedIn::Session(session) => Serve::Session(session),
+            LoggedIn::Dedicated(dedicated, place) => Serve::other(dedicated.serve(), place),
+        }),
         Err(error) => {
             if let Some(message) = error.client_message() {
                 if config.general.log_pooler_errors {
@@ -139,19 +175,12 @@ async fn log_in(accepted: Box<Accepted>) -> Serving {
             }
             // A cancel request is answered by nothing but this.
             framed.transport.say_closing();
-            Serving::Nobody
+            None
         }
     }
 }
 
-const _: () = assert!(size_of::<Session>() <= 512);
-
-/// A session from its login to its end, and the clean-up of the server it leaves behind.
-async fn run(mut session: Box<Session>) {
-    let end = poll_fn(|cx| session.poll_serve(cx)).await;
-    Box::pin(finish(session, end)).await;
-}
-
+/// The end of a session, and the clean-up of the server it leaves behind.
 async fn finish(mut session: Box<Session>, end: SessionEnd) {
     if let Link::Linked(lease) = &session.link {
         session.cut_off |= lease.streaming.left_bytes > 0 && lease.streaming.visible;
@@ -163,11 +192,12 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     }
     let link = std::mem::replace(&mut session.link, Link::Unlinked);
     session.client().unlink();
-    log_end(&session.hub, session.client(), &end);
+    log_end(session.place.hub(), session.client(), &end);
     let plan = plan_clean_up(&session, &end);
     session.transport.say_closing();
-    let (worker, pool) = (session.worker.clone(), Arc::clone(&session.pool));
-    let (hub, waited_in_vain) = (session.hub.clone(), matches!(end, SessionEnd::QueryWaitTimeout));
+    let (worker, pool) = (Arc::clone(&session.worker), Arc::clone(&session.pool));
+    let (hub, waited_in_vain) =
+        (session.place.hub().clone(), matches!(end, SessionEnd::QueryWaitTimeout));
     // The client is gone from the tables and its socket closed before the server is cleaned up.
     drop(session);
     match link {
@@ -209,7 +239,7 @@ async fn settle(lease: ServerLease, plan: &CleanUp, worker: usize, pool: &Server
 }
 
 fn plan_clean_up(session: &Session, end: &SessionEnd) -> CleanUp {
-    let config = session.hub.config.load();
+    let config = session.place.hub().config.load();
     let general = &config.general;
     let resets =
         session.mode == crate::config::PoolMode::Session || general.server_reset_query_always;
@@ -235,12 +265,12 @@ pub(super) fn log_end(hub: &Hub, client: &ClientShared, end: &SessionEnd) {
     let age_ms = crate::primitives::clock::now().since(client.connected_at).as_millis();
     if told && general.log_pooler_errors {
         tracing::warn!(
-            client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
+            client = %client.peer, database = &**client.database(), user = &**client.user(), age_ms,
             "closing: {}", one_line(end)
         );
     } else if general.log_disconnections {
         tracing::info!(
-            client = %client.peer, database = &*client.database, user = &*client.user, age_ms,
+            client = %client.peer, database = &**client.database(), user = &**client.user(), age_ms,
             "closing: {}", one_line(end)
         );
     }
@@ -250,15 +280,9 @@ pub(super) fn log_end(hub: &Hub, client: &ClientShared, end: &SessionEnd) {
 mod tests {
     use super::*;
 
-    /// What a client may cost in the task that serves it while it is idle.
-    const SERVE_BYTES_MAX: usize = 128;
-
     #[test]
     fn the_task_of_a_session_is_small() {
-        fn size_of_output<A, B, F>(_: fn(A, B) -> F) -> usize {
-            size_of::<F>()
-        }
-        let bytes = size_of_output(serve);
-        assert!(bytes <= SERVE_BYTES_MAX, "{bytes}");
+        assert!(size_of::<Serve>() <= 16, "{}", size_of::<Serve>());
+        assert!(size_of::<Session>() <= 256, "{}", size_of::<Session>());
     }
 }

@@ -9,7 +9,7 @@ use super::cancel;
 use super::consoles::ConsoleSeat;
 use super::dedicated::{Dedicated, Flow};
 use super::end::LoginError;
-use super::hub::{ClientPlace, Hub, Registration, Worker};
+use super::hub::{ClientPlace, Hub, Registration, Worker, WorkerPlace};
 use super::routes;
 use super::session::{Link, PoolClient, Session};
 use crate::config::{AuthType, ClientSslMode, Config, PoolMode};
@@ -36,9 +36,9 @@ pub enum LoggedIn {
     /// A session with a pool.
     Session(Box<Session>),
     /// A replication connection with a server of its own.
-    Dedicated(Box<Dedicated>),
+    Dedicated(Box<Dedicated>, WorkerPlace),
     /// The console.
-    Console(ConsoleClient),
+    Console(ConsoleClient, WorkerPlace),
 }
 
 /// A console connection that has been authenticated; nothing has been sent after that.
@@ -76,8 +76,6 @@ pub enum Ready {
 #[derive(Debug)]
 pub struct SessionParts {
     place: ClientPlace,
-    hub: Arc<Hub>,
-    worker: Arc<Worker>,
     registration: Registration,
     pool: Arc<ServerPool>,
     mode: PoolMode,
@@ -97,27 +95,29 @@ pub struct DedicatedParts {
 impl Ready {
     /// Hands the connection over.
     #[must_use]
-    pub fn start(self, framed: Framed) -> LoggedIn {
+    pub fn start(self, framed: Framed, worker: WorkerPlace) -> LoggedIn {
         match self {
             Self::Console { user, is_admin, seat } => {
-                LoggedIn::Console(ConsoleClient { framed, user, is_admin, seat })
+                LoggedIn::Console(ConsoleClient { framed, user, is_admin, seat }, worker)
             }
-            Self::Dedicated(parts) => LoggedIn::Dedicated(Box::new(Dedicated {
-                transport: framed.transport,
-                _place: parts.place,
-                registration: parts.registration,
-                hub: parts.hub,
-                _pool: PoolClient::new(parts.pool),
-                lease: parts.lease,
-                to_server: Flow::beginning_with(framed.buffer),
-                to_client: Flow::beginning_with(Vec::new()),
-            })),
+            Self::Dedicated(parts) => {
+                let dedicated = Dedicated {
+                    transport: framed.transport,
+                    _place: parts.place,
+                    registration: parts.registration,
+                    hub: parts.hub,
+                    _pool: PoolClient::new(parts.pool),
+                    lease: parts.lease,
+                    to_server: Flow::beginning_with(framed.buffer),
+                    to_client: Flow::beginning_with(Vec::new()),
+                };
+                LoggedIn::Dedicated(Box::new(dedicated), worker)
+            }
             Self::Session(parts) => LoggedIn::Session(Box::new(Session {
                 transport: framed.transport,
-                _place: parts.place,
+                place: parts.place,
                 registration: parts.registration,
-                hub: parts.hub,
-                worker: parts.worker,
+                worker,
                 pool: PoolClient::new(parts.pool),
                 mode: parts.mode,
                 link: Link::Unlinked,
@@ -200,9 +200,9 @@ pub async fn login(
         let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
         let registration = register(&hub, worker, &pool, framed, settings.clone(), minor)?;
         framed.send(&welcome(&greeting, &settings, &registration)?).await?;
-        let (worker, mode) = (worker.clone(), pool.settings.load().mode);
+        let mode = pool.settings.load().mode;
         let peer = registration.client.peer;
-        let parts = SessionParts { place, hub, worker, registration, pool, mode, settings };
+        let parts = SessionParts { place, registration, pool, mode, settings };
         (Ready::Session(Box::new(parts)), peer)
     };
     if config.general.log_connections {

@@ -177,7 +177,7 @@ impl Session {
             self.replaying = true;
         }
         let mut requests = Requests {
-            store: &self.hub.statements,
+            store: &self.place.hub().statements,
             recent: &self.worker.recent_statements,
             reading: self.settings.reading(),
             naming,

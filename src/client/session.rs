@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use super::end::SessionEnd;
-use super::hub::{ClientPlace, Hub, Registration, Worker};
+use super::hub::{ClientPlace, Registration, WorkerPlace};
 use super::requests::{First, Naming};
 use super::shared::{ClientShared, ClientState, Signal};
 use super::statements::ClientStatements;
@@ -77,10 +77,9 @@ impl std::ops::Deref for PoolClient {
 /// A logged-in client.
 pub struct Session {
     pub(super) transport: Transport,
-    pub(super) _place: ClientPlace,
+    pub(super) place: ClientPlace,
     pub(super) registration: Registration,
-    pub(super) hub: Arc<Hub>,
-    pub(super) worker: Arc<Worker>,
+    pub(super) worker: WorkerPlace,
     pub(super) pool: PoolClient,
     pub(super) mode: PoolMode,
     pub(super) link: Link,
@@ -212,7 +211,7 @@ impl Session {
             let names = &mut self.names;
             if matches!(naming, Naming::Virtual { named_max: Some(_), .. })
                 && super::local::answer(
-                    (&self.hub.statements, self.settings.reading()),
+                    (&self.place.hub().statements, self.settings.reading()),
                     &self.pool,
                     names,
                     input,

@@ -62,10 +62,6 @@ pub struct ClientShared {
     pub id: u64,
     /// The process id that it was told; names worker and slot.
     pub virtual_pid: i32,
-    /// Database asked for.
-    pub database: Arc<str>,
-    /// User logged in as.
-    pub user: Arc<str>,
     /// The client's address.
     pub peer: PeerAddr,
     /// The address it connected to.
@@ -146,8 +142,6 @@ impl ClientShared {
         Self {
             id: new.id,
             virtual_pid: new.virtual_pid,
-            database: new.pool.database.clone(),
-            user: new.pool.user.clone(),
             peer: new.peer,
             local: new.local,
             tls: new.tls,
@@ -209,6 +203,18 @@ impl ClientShared {
     pub fn set_state(&self, state: ClientState, now: Tick) {
         self.state.store(state as u8, Ordering::Relaxed);
         self.state_since_us.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// The database that it asked for.
+    #[must_use]
+    pub fn database(&self) -> &Arc<str> {
+        &self.pool.database
+    }
+
+    /// The user whose pool it uses: its own, or the one that its database forces.
+    #[must_use]
+    pub fn user(&self) -> &Arc<str> {
+        &self.pool.user
     }
 
     /// The cancel secret that the client is told.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,8 +38,8 @@ fn closed() -> io::Error {
 /// Where a peer connects from, as the console shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerAddr {
-    /// A TCP peer.
-    Tcp(SocketAddr),
+    /// A TCP peer, by address and port. Not a `SocketAddr`: each client keeps two of these.
+    Tcp(IpAddr, u16),
     /// A Unix-socket peer; such sockets have no useful address.
     Unix,
 }
@@ -47,9 +47,15 @@ pub enum PeerAddr {
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(addr) => addr.fmt(f),
+            Self::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
             Self::Unix => f.write_str("unix"),
         }
+    }
+}
+
+impl From<SocketAddr> for PeerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Tcp(addr.ip(), addr.port())
     }
 }
 
@@ -58,7 +64,7 @@ impl PeerAddr {
     #[must_use]
     pub fn host(&self) -> String {
         match self {
-            Self::Tcp(addr) => addr.ip().to_string(),
+            Self::Tcp(ip, _) => ip.to_string(),
             Self::Unix => "unix".into(),
         }
     }
@@ -67,7 +73,7 @@ impl PeerAddr {
     #[must_use]
     pub const fn port(&self) -> u16 {
         match self {
-            Self::Tcp(addr) => addr.port(),
+            Self::Tcp(_, port) => *port,
             Self::Unix => 0,
         }
     }
@@ -304,7 +310,7 @@ impl Transport {
     #[must_use]
     pub fn peer_addr(&self) -> PeerAddr {
         match self {
-            Self::Tcp(s) | Self::Tls(s, _) => s.peer_addr().map_or(PeerAddr::Unix, PeerAddr::Tcp),
+            Self::Tcp(s) | Self::Tls(s, _) => s.peer_addr().map_or(PeerAddr::Unix, PeerAddr::from),
             Self::Unix(_) | Self::Closed => PeerAddr::Unix,
         }
     }
@@ -313,7 +319,7 @@ impl Transport {
     #[must_use]
     pub fn local_addr(&self) -> PeerAddr {
         match self {
-            Self::Tcp(s) | Self::Tls(s, _) => s.local_addr().map_or(PeerAddr::Unix, PeerAddr::Tcp),
+            Self::Tcp(s) | Self::Tls(s, _) => s.local_addr().map_or(PeerAddr::Unix, PeerAddr::from),
             Self::Unix(_) | Self::Closed => PeerAddr::Unix,
         }
     }

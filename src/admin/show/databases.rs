@@ -47,7 +47,7 @@ fn row(hub: &Hub, config: &Config, name: &str) -> Option<Vec<Cell>> {
     let entry = config.databases.named.get(name).or(config.databases.fallback.as_ref())?;
     let general = &config.general;
     let unlimited_as_zero = |limit: crate::config::Limit| cell(limit.get().unwrap_or(0));
-    let clients = hub.clients().iter().filter(|client| *client.database == *name).count();
+    let clients = hub.clients().iter().filter(|client| **client.database() == *name).count();
     let scope = Scope::Database(name.into());
     Some(vec![
         cell(name),

@@ -59,8 +59,8 @@ fn client_row(client: &ClientShared, now: Tick) -> Vec<Cell> {
     let name = settings.value("application_name").unwrap_or_default();
     vec![
         cell("C"),
-        cell(&client.user),
-        cell(&client.database),
+        cell(client.user()),
+        cell(client.database()),
         cell("none"),
         cell(client.state().name()),
         cell(client.peer.host()),

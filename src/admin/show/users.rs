@@ -33,7 +33,7 @@ pub(super) fn users(hub: &Hub) -> Table {
         *used.servers.entry(pool.user.to_string()).or_default() += pool.owned();
     }
     for client in hub.clients() {
-        *used.clients.entry(client.user.to_string()).or_default() += 1;
+        *used.clients.entry(client.user().to_string()).or_default() += 1;
     }
     let known = config.users.names().map(str::to_owned);
     let names: BTreeSet<String> =
