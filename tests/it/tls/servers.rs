@@ -195,9 +195,10 @@ fn encrypted_servers_move_between_workers_and_lose_nothing() {
     let seen: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     let all: std::collections::HashSet<_> = seen.iter().flatten().collect();
     assert!(all.len() <= 2, "no server was lost: {all:?}");
-    // Clients are placed on the worker with the fewest: either has four. A server that all of them
-    // have seen has been on both.
-    assert!(seen.iter().all(|backends| backends.len() == all.len()), "they moved: {seen:?}");
+    // Clients are placed on the worker with the fewest, so that either has four: a server that five have
+    // seen has been on both.
+    let has_moved = |server| seen.iter().filter(|backends| backends.contains(server)).count() > 4;
+    assert!(all.iter().any(|server| has_moved(*server)), "they moved: {seen:?}");
     assert_eq!(servers_tls(&pgbaton), "TLSv1.3/TLS_AES_256_GCM_SHA384");
 }
 
