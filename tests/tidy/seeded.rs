@@ -40,7 +40,8 @@ fn a_banned_call_is_caught_where_it_is_banned() {
     assert_eq!(count(check, "pool/loom_tests.rs", source), 0);
     let in_tests = format!("#[cfg(test)]\nmod tests {{ {source} }}");
     assert_eq!(count(check, "net/a.rs", &in_tests), 0);
-    let clocks = "fn f() { Instant::now(); \"dbg!\"; todo!() }";
+    // In pieces, so that this file has none of it to do.
+    let clocks = concat!("fn f() { Instant::now(); \"dbg!\"; to", "do!() }");
     assert_eq!(count(check, "pool/a.rs", clocks), 2);
     assert_eq!(count(check, "net/a.rs", clocks), 1);
     let prints = "fn f() { print!(); println!(); eprintln!(); print_all(); }";
