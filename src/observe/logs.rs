@@ -14,6 +14,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::text;
 use crate::config::{LogFormat, LogLevel};
 
 /// The process has one log, as it has one standard error; a reload changes its level here.
@@ -50,11 +51,21 @@ pub fn init(format: LogFormat, level: LogLevel, file: Option<&Path>) -> Result<(
     }
     let (filter, handle) = reload::Layer::new(level_filter(level));
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
-        LogFormat::Text => {
-            Box::new(fmt::layer().with_writer(|| Sink).with_target(false).with_ansi(false))
-        }
+        LogFormat::Text => Box::new(
+            fmt::layer()
+                .with_timer(text::Utc)
+                .fmt_fields(text::Fields)
+                .with_writer(|| Sink)
+                .with_target(false)
+                .with_ansi(false),
+        ),
         LogFormat::Json => Box::new(
-            fmt::layer().json().flatten_event(true).with_target(false).with_writer(|| Sink),
+            fmt::layer()
+                .json()
+                .with_timer(text::Utc)
+                .flatten_event(true)
+                .with_target(false)
+                .with_writer(|| Sink),
         ),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
