@@ -21,7 +21,7 @@ use super::orders::Order;
 use super::shared::{ClientShared, NewClient, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
-use crate::net::{SocketOptions, Transport};
+use crate::net::{Ends, SocketOptions, TlsKind};
 use crate::server::pool_set::PoolSet;
 use crate::server::pools::ServerPool;
 use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
@@ -256,7 +256,7 @@ impl Hub {
         &self,
         worker: &Arc<Worker>,
         pool: &Arc<ServerPool>,
-        transport: &Transport,
+        (ends, tls): (Ends, Option<TlsKind>),
         settings: Arc<Settings>,
         minor: u16,
     ) -> Option<Registration> {
@@ -271,9 +271,9 @@ impl Hub {
             id: self.next_client_id.fetch_add(1, Ordering::Relaxed),
             virtual_pid: virtual_pid(worker.index, slot),
             pool: pool.clone(),
-            peer: transport.peer_addr(),
-            local: transport.local_addr(),
-            tls: transport.tls(),
+            peer: ends.peer,
+            local: ends.local,
+            tls,
             settings,
             secret,
         }));

@@ -15,12 +15,13 @@ use super::hub::{Hub, Worker, WorkerPlace};
 use super::login::{self, ConsoleClient, LoggedIn};
 use super::session::{Link, Session};
 use super::shared::ClientShared;
-use crate::net::{Listener, Transport};
+use crate::net::{Accepted, Listener};
 use crate::observe::logs::one_line;
 use crate::protocol::SqlState;
 use crate::server::ServerLease;
 use crate::server::check::NoServer;
 use crate::server::cleanup::{self, CleanUp, Departure};
+use crate::server::framed::Framed;
 use crate::server::idle;
 use crate::server::pools::ServerPool;
 
@@ -33,15 +34,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until `stop`, placing each connection on the worker with the fewest.
 pub async fn accept(hub: Arc<Hub>, listener: Listener, console: Console, stop: CancellationToken) {
-    let options = hub.socket_options();
+    if let Err(e) = listener.configure(&hub.socket_options()) {
+        tracing::warn!("cannot set the options of clients' sockets: {e}");
+    }
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             // Cancel-safe: a connection is either returned or still in the backlog.
-            accepted = listener.accept(&options) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(transport) => place(&hub, transport, console),
+            Ok(accepted) => place(&hub, accepted, console),
             Err(e) if is_peers_doing(&e) => {}
             Err(e) => {
                 tracing::error!("accept failed, pausing: {e}");
@@ -56,20 +59,20 @@ fn is_peers_doing(e: &io::Error) -> bool {
     matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-fn place(hub: &Arc<Hub>, transport: Transport, console: Console) {
+fn place(hub: &Arc<Hub>, accepted: Accepted, console: Console) {
     let worker = hub.least_loaded().clone();
     let place = hub.take_worker_place(&worker);
     let handle = worker.handle.clone();
-    let accepted = Accepted { hub: hub.clone(), worker, place, transport, console };
-    hub.tasks.spawn(&handle, Serve::LoggingIn(boxed(log_in(accepted))));
+    let placed = Placed { hub: hub.clone(), worker, place, accepted, console };
+    hub.tasks.spawn(&handle, Serve::LoggingIn(boxed(log_in(placed))));
 }
 
 /// A connection on its way to its worker.
-struct Accepted {
+struct Placed {
     hub: Arc<Hub>,
     worker: Arc<Worker>,
     place: WorkerPlace,
-    transport: Transport,
+    accepted: Accepted,
     console: Console,
 }
 
@@ -127,19 +130,17 @@ impl Serve {
 }
 
 /// Sees a connection through its login. Gives what serves it afterwards, if anything does.
-async fn log_in(accepted: Accepted) -> Option<Serve> {
-    let Accepted { hub, worker, place, mut transport, console } = accepted;
-    // Connections are accepted on the first worker; the socket belongs to its reactor.
-    if worker.index != 0 && transport.rehome().is_err() {
-        return None;
-    }
-    let peer = transport.peer_addr();
-    let mut framed = crate::server::framed::Framed::new(transport);
+async fn log_in(placed: Placed) -> Option<Serve> {
+    let Placed { hub, worker, place, accepted, console } = placed;
+    let ends = accepted.ends;
+    let peer = ends.peer;
+    // Accepted on the first worker; from here on the socket is this one's.
+    let mut framed = Framed::new(accepted.register().ok()?);
     let config = hub.config.load_full();
     let attempt = async {
         // Cancel-safe: a login that is dropped leaves nothing behind but its socket.
         tokio::select! {
-            result = login::login(&hub, &worker, &mut framed) => result,
+            result = login::login(&hub, &worker, ends, &mut framed) => result,
             () = hub.stopping.cancelled() => Err(LoginError::refused(
                 SqlState::CANNOT_CONNECT_NOW,
                 "the pooler is shutting down",
@@ -202,7 +203,7 @@ async fn finish(mut session: Box<Session>, end: SessionEnd) {
     drop(session);
     match link {
         Link::Linked(lease) | Link::Releasing(lease) => {
-            settle(lease, &plan, worker.index, &pool).await;
+            Box::pin(settle(lease, &plan, worker.index, &pool)).await;
         }
         // A server that takes longer to log in to than clients wait would never be had otherwise.
         Link::Dialing(dial) if waited_in_vain => {

@@ -1,7 +1,8 @@
 //! A client's login: its first packets, who it is, and what it is greeted with.
 //!
 //! A cold path, boxed, under one deadline. Dropping it at any await drops the connection; a server
-//! borrowed for the login goes back to its pool or is closed.
+//! borrowed for the login goes back to its pool or is closed. What few logins need is boxed once more:
+//! the future of the others, which is moved around and lives for a moment, stays small.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::hub::{ClientPlace, Hub, Registration, Worker, WorkerPlace};
 use super::routes;
 use super::session::{Link, PoolClient, Session};
 use crate::config::{AuthType, ClientSslMode, Config, PoolMode};
-use crate::net::Transport;
+use crate::net::{Ends, TlsKind, Transport};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
 use crate::protocol::sqlstate::SqlState;
@@ -148,6 +149,7 @@ impl Ready {
 pub async fn login(
     hub: &Arc<Hub>,
     worker: &Arc<Worker>,
+    ends: Ends,
     framed: &mut Framed,
 ) -> Result<Ready, LoginError> {
     let startup = read_startup(hub, framed).await?;
@@ -166,7 +168,7 @@ pub async fn login(
     let config = hub.config.load_full();
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         let minor = startup.negotiated_minor();
-        return console(hub, &config, framed, user, minor).await;
+        return Box::pin(console(hub, &config, framed, user, minor)).await;
     }
     let mut place = admit(hub, &config)?;
     authenticate::authenticate(hub, &config, framed, &user).await?;
@@ -187,27 +189,26 @@ pub async fn login(
         .map_err(|full| LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, full.to_string()))?;
     let minor = startup.negotiated_minor();
     let hub = hub.clone();
-    let (ready, peer) = if startup.replication.is_some() {
+    let connection = (ends, framed.transport.tls());
+    let ready = if startup.replication.is_some() {
         let parameters = verbatim_parameters(&config, &startup);
-        let (lease, greeting) = borrow::dedicated(&pool, worker, &parameters).await?;
+        let dedicated = Box::pin(borrow::dedicated(&pool, worker, &parameters));
+        let (lease, greeting) = dedicated.await?;
         let settings = Settings::default();
-        let registration = register(&hub, worker, &pool, framed, Arc::default(), minor)?;
+        let registration = register(&hub, worker, &pool, connection, Arc::default(), minor)?;
         framed.send(&welcome(&greeting, &settings, &registration)?).await?;
-        let peer = registration.client.peer;
-        (Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease })), peer)
+        Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease }))
     } else {
         let greeting = borrow::greeting(&pool, worker).await?;
         let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
-        let registration = register(&hub, worker, &pool, framed, settings.clone(), minor)?;
+        let registration = register(&hub, worker, &pool, connection, settings.clone(), minor)?;
         framed.send(&welcome(&greeting, &settings, &registration)?).await?;
         let mode = pool.settings.load().mode;
-        let peer = registration.client.peer;
-        let parts = SessionParts { place, registration, pool, mode, settings };
-        (Ready::Session(Box::new(parts)), peer)
+        Ready::Session(Box::new(SessionParts { place, registration, pool, mode, settings }))
     };
     if config.general.log_connections {
         let tls = framed.transport.tls().map_or_else(|| "no".to_owned(), |kind| kind.to_string());
-        tracing::info!(client = %peer, database, user, tls, "login attempt succeeded");
+        tracing::info!(client = %ends.peer, database, user, tls, "login attempt succeeded");
     }
     Ok(ready)
 }
@@ -216,11 +217,11 @@ fn register(
     hub: &Hub,
     worker: &Arc<Worker>,
     pool: &Arc<ServerPool>,
-    framed: &Framed,
+    connection: (Ends, Option<TlsKind>),
     settings: Arc<Settings>,
     minor: u16,
 ) -> Result<Registration, LoginError> {
-    hub.register(worker, pool, &framed.transport, settings, minor).ok_or_else(|| {
+    hub.register(worker, pool, connection, settings, minor).ok_or_else(|| {
         LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more connections allowed")
     })
 }
@@ -257,7 +258,7 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
     loop {
         let is_first = negotiations == 0 && framed.transport.tls().is_none();
         if is_first && framed.buffer.first() == Some(&TLS_HANDSHAKE) && may_encrypt(hub, framed) {
-            encrypt(hub, framed, true).await?;
+            Box::pin(encrypt(hub, framed, true)).await?;
             continue;
         }
         let Some((initial, consumed)) = startup::initial(&framed.buffer)? else {
@@ -278,7 +279,7 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
             }
             Initial::Startup(startup) => return Ok(startup),
             Initial::Cancel { pid, secret } => {
-                cancel::forward(hub, pid, &secret).await;
+                Box::pin(cancel::forward(hub, pid, &secret)).await;
                 return Err(LoginError::NoSession);
             }
             Initial::Ssl | Initial::GssEnc => {
@@ -299,7 +300,7 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
                 }
                 if initial == Initial::Ssl && may_encrypt(hub, framed) {
                     framed.send(b"S").await?;
-                    encrypt(hub, framed, false).await?;
+                    Box::pin(encrypt(hub, framed, false)).await?;
                 } else {
                     framed.send(b"N").await?;
                 }
@@ -381,10 +382,7 @@ fn welcome(
     let internal = |e: EncodeError| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string());
     let mut bytes = Vec::with_capacity(512);
     encode::authentication_ok(&mut bytes);
-    for (name, value) in &greeting.parameters {
-        let own = std::str::from_utf8(name).ok().and_then(|n| settings.value(n));
-        encode::parameter_status(&mut bytes, name, own.unwrap_or(value)).map_err(internal)?;
-    }
+    greeting.write(&mut bytes, settings).map_err(internal)?;
     let client = &registration.client;
     encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret()).map_err(internal)?;
     encode::ready_for_query(&mut bytes, TransactionStatus::Idle);

@@ -20,11 +20,14 @@ const NO_TIMEOUT: Duration = Duration::from_secs(86_400);
 pub(super) fn pool(hub: &Hub, database: &str, user: &str) -> Option<Arc<ServerPool>> {
     loop {
         let config = hub.config.load_full();
-        let route = config.pool_settings(database, user)?;
         // With a forced user all clients share one pool, under that user's name.
-        let forced = route.is_forced_user.then(|| route.server_user.clone());
-        let pool_user = forced.unwrap_or_else(|| user.to_owned());
-        let pool = hub.pools.pool(database, &pool_user, || resolve(&config, &route));
+        let pool_user = config.pool_user(database, user)?;
+        // One that is there follows every reload by itself.
+        if let Some(pool) = hub.pools.find(database, pool_user) {
+            return Some(pool);
+        }
+        let route = config.pool_settings(database, user)?;
+        let pool = hub.pools.pool(database, pool_user, || resolve(&config, &route));
         // A reload puts its configuration in force before it goes over the pools: it has either
         // met this one, or is seen here.
         let mut applied = config;

@@ -177,6 +177,13 @@ impl Config {
         })
     }
 
+    /// The user of the pool that serves `user` on `database`: the database's forced one or else the
+    /// same. `None` if the database has no route.
+    pub fn pool_user<'a>(&'a self, database: &str, user: &'a str) -> Option<&'a str> {
+        let (entry, _) = self.database_entry(database)?;
+        Some(entry.user.as_deref().unwrap_or(user))
+    }
+
     /// The settings of the pool that serves `user` on `database`; `None` if the database has no
     /// route. A forced user's settings apply, not those of the client's user. The user need not
     /// be configured: whether it may log in is for authentication to say.

@@ -2,15 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 
-use super::Transport;
+use super::{PeerAddr, Transport};
 
 /// TCP options of every connection, both towards clients and towards servers.
 #[derive(Debug, Clone, Default)]
@@ -28,13 +32,14 @@ pub struct SocketOptions {
 }
 
 impl SocketOptions {
-    /// Applies the options and `TCP_NODELAY` to a TCP socket.
+    /// Applies the options and `TCP_NODELAY` to a TCP socket. What a listening socket accepts
+    /// afterwards has them from the start: on Linux it takes them over.
     ///
     /// # Errors
     /// Whatever `setsockopt` reports; the socket is usable all the same.
-    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
         if self.keepalive {
             let mut keepalive = TcpKeepalive::new();
             if let Some(idle) = self.keepalive_idle {
@@ -55,13 +60,43 @@ impl SocketOptions {
     }
 }
 
-/// One listening socket.
+/// One listening socket, registered with a reactor.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP listener.
-    Tcp(TcpListener),
+    /// A TCP listener, and the address that it listens on.
+    Tcp(AsyncFd<std::net::TcpListener>, SocketAddr),
     /// A Unix listener; its socket file is removed when the listener is dropped.
-    Unix(UnixListener, SocketFile),
+    Unix(AsyncFd<std::os::unix::net::UnixListener>, SocketFile),
+}
+
+/// A connection that has been accepted and that no reactor knows yet: it may be another thread's.
+#[derive(Debug)]
+pub struct Accepted {
+    socket: Socket,
+    /// Its two ends.
+    pub ends: Ends,
+}
+
+/// The two ends of a client's connection, as the console shows them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// The client's.
+    pub peer: PeerAddr,
+    /// Ours.
+    pub local: PeerAddr,
+}
+
+impl Accepted {
+    /// Registers it with the reactor of the calling context.
+    ///
+    /// # Errors
+    /// The system's; the connection is closed then.
+    pub fn register(self) -> io::Result<Transport> {
+        Ok(match self.ends.peer {
+            PeerAddr::Tcp(..) => Transport::Tcp(TcpStream::from_std(self.socket.into())?),
+            PeerAddr::Unix => Transport::Unix(UnixStream::from_std(self.socket.into())?),
+        })
+    }
 }
 
 /// A Unix socket's file, removed on drop.
@@ -76,21 +111,49 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Gives the connections accepted from now on these options.
+    ///
+    /// # Errors
+    /// Whatever `setsockopt` reports.
+    pub fn configure(&self, options: &SocketOptions) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener, _) => options.apply(listener.get_ref()),
+            Self::Unix(..) => Ok(()),
+        }
+    }
+
     /// Accepts one connection. Cancel-safe.
     ///
     /// # Errors
     /// `accept(2)`'s; `EMFILE` and its like are the caller's to wait out.
-    pub async fn accept(&self, options: &SocketOptions) -> io::Result<Transport> {
+    pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // A peer that is gone already makes setsockopt fail; the login finds that out.
-                let _ = options.apply(&stream);
-                Ok(Transport::Tcp(stream))
+            Self::Tcp(listener, bound) => {
+                let (socket, peer) = listener.async_io(Interest::READABLE, accept_now).await?;
+                let Some(peer) = peer else {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                };
+                // Bound to all addresses, only the connection knows which one was meant.
+                let local = match bound.ip().is_unspecified() {
+                    true => socket.local_addr()?.as_socket().unwrap_or(*bound),
+                    false => *bound,
+                };
+                Ok(Accepted { socket, ends: Ends { peer: peer.into(), local: local.into() } })
             }
-            Self::Unix(listener, _) => Ok(Transport::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => {
+                let (socket, _) = listener.async_io(Interest::READABLE, accept_now).await?;
+                let ends = Ends { peer: PeerAddr::Unix, local: PeerAddr::Unix };
+                Ok(Accepted { socket, ends })
+            }
         }
     }
+}
+
+/// Takes one connection from the backlog, ready for a reactor.
+fn accept_now(listener: &impl AsFd) -> io::Result<(Socket, Option<SocketAddr>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    Ok((socket.into(), peer.and_then(|peer| peer.try_into().ok())))
 }
 
 /// A bound socket that no reactor knows yet: sockets are bound before there are threads.
@@ -109,10 +172,20 @@ impl Bound {
     /// The system's.
     pub fn register(self) -> io::Result<Listener> {
         Ok(match self {
-            Self::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
-            Self::Unix(listener, file) => Listener::Unix(UnixListener::from_std(listener)?, file),
+            Self::Tcp(listener) => {
+                let addr = listener.local_addr()?;
+                Listener::Tcp(watched(listener)?, addr)
+            }
+            Self::Unix(listener, file) => Listener::Unix(watched(listener)?, file),
         })
     }
+}
+
+/// A listening socket whose connections are accepted here, not by tokio: its own listeners register
+/// each connection with the reactor that accepts it, and most belong to another one.
+#[expect(deprecated, reason = "unsound for what changes its descriptor, which these never do")]
+fn watched<T: AsRawFd>(listener: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
 /// Binds a TCP listener with `SO_REUSEADDR`.

@@ -4,11 +4,15 @@
 //! and nothing here holds a buffer for a connection that has nothing to say.
 
 mod listener;
+mod peer;
 mod scratch;
 mod tls;
 mod transport;
 
-pub use listener::{Bound, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix};
+pub use listener::{
+    Accepted, Bound, Ends, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix,
+};
+pub use peer::PeerAddr;
 pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
 pub use tls::{HandshakeError, TlsKind, TlsSession};
-pub use transport::{PeerAddr, Transport};
+pub use transport::Transport;

@@ -3,10 +3,9 @@
 //! Reads go through `poll_read` and not `try_read`: on a short read tokio clears the readiness it
 //! had cached, so the next poll parks without the extra EAGAIN that `try_read` would cost.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::PeerAddr;
 use super::tls::{self, HandshakeError, TlsKind, TlsSession};
 
 /// A connected stream socket registered with the reactor of the worker that made it.
@@ -33,50 +33,6 @@ pub enum Transport {
 
 fn closed() -> io::Error {
     io::ErrorKind::NotConnected.into()
-}
-
-/// Where a peer connects from, as the console shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerAddr {
-    /// A TCP peer, by address and port. Not a `SocketAddr`: each client keeps two of these.
-    Tcp(IpAddr, u16),
-    /// A Unix-socket peer; such sockets have no useful address.
-    Unix,
-}
-
-impl fmt::Display for PeerAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
-            Self::Unix => f.write_str("unix"),
-        }
-    }
-}
-
-impl From<SocketAddr> for PeerAddr {
-    fn from(addr: SocketAddr) -> Self {
-        Self::Tcp(addr.ip(), addr.port())
-    }
-}
-
-impl PeerAddr {
-    /// The address without the port; `unix` for Unix sockets, as PgBouncer shows it.
-    #[must_use]
-    pub fn host(&self) -> String {
-        match self {
-            Self::Tcp(ip, _) => ip.to_string(),
-            Self::Unix => "unix".into(),
-        }
-    }
-
-    /// The TCP port, or 0.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        match self {
-            Self::Tcp(_, port) => *port,
-            Self::Unix => 0,
-        }
-    }
 }
 
 /// Room that [`Transport::read_some`] makes for plaintext.

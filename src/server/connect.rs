@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::closing::{CLOSE_LIMIT, Exit};
-use super::connection::Greeting;
 use super::endpoint::Endpoint;
 use super::error::{ConnectError, error_message};
 use super::framed::{Framed, Message, ReadError};
+use super::greeting::Greeting;
 use super::pools::ServerKeys;
 use super::secure;
 use crate::auth::Secret;
@@ -143,7 +143,7 @@ async fn run_connect_query(
             }
             b'S' => {
                 let reported = decode::parameter_status(&message.body)?;
-                greeting.replace(reported.name, reported.value);
+                greeting.note(reported.name, reported.value)?;
             }
             // It has nothing to copy from.
             b'G' | b'W' if status.is_none() => {
@@ -254,13 +254,9 @@ async fn finish(framed: &mut Framed) -> Result<(Greeting, Key), ConnectError> {
     while !is_ready || !framed.buffer.is_empty() {
         let message = next(framed).await?;
         match message.tag {
-            b'S' if is_ready => {
-                let parameter = decode::parameter_status(&message.body)?;
-                greeting.replace(parameter.name, parameter.value);
-            }
             b'S' => {
                 let parameter = decode::parameter_status(&message.body)?;
-                greeting.parameters.push((parameter.name.into(), parameter.value.into()));
+                greeting.note(parameter.name, parameter.value)?;
             }
             b'K' if !is_ready => {
                 let data = decode::backend_key_data(&message.body)?;

@@ -27,7 +27,6 @@ use crate::protocol::TransactionStatus;
 use crate::protocol::error::ErrorMessage;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::startup::Parameter;
 
 /// Messages up to this length are held back until they are whole, if they have to be looked into;
 /// longer ones stream through.
@@ -223,31 +222,6 @@ impl ServerShared {
     /// Records the state; relaxed, for display only.
     pub fn set_state(&self, state: ServerState) {
         self.state.store(state as u8, Ordering::Relaxed);
-    }
-}
-
-/// The parameters a server reported at login, in order: what clients are greeted with.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Greeting {
-    /// (name, value) as reported.
-    pub parameters: Vec<Parameter>,
-}
-
-impl Greeting {
-    /// Notes a value that was reported later.
-    pub fn replace(&mut self, name: &[u8], value: &[u8]) {
-        let found = self.parameters.iter_mut().find(|(n, _)| n.eq_ignore_ascii_case(name));
-        match found {
-            Some((_, known)) => *known = value.into(),
-            None => self.parameters.push((name.into(), value.into())),
-        }
-    }
-
-    /// A parameter's value, by its name in any case.
-    #[must_use]
-    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
-        let found = self.parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-        Some(&found.1)
     }
 }
 

@@ -5,6 +5,9 @@ use std::io;
 use crate::net::Transport;
 use crate::protocol::frame::{FrameError, HEADER_LEN, Header};
 
+/// Room for one read.
+const FILL_BYTES: usize = 512;
+
 /// A socket and the bytes read from it ahead of what has been asked for.
 #[derive(Debug)]
 pub struct Framed {
@@ -49,6 +52,8 @@ impl Framed {
     /// # Errors
     /// [`ReadError::Closed`] at the end of the stream, or the socket's error.
     pub async fn fill(&mut self) -> Result<(), ReadError> {
+        // Most first packets fit, and are read at once.
+        self.buffer.reserve(FILL_BYTES);
         match self.transport.read_some(&mut self.buffer).await? {
             0 => Err(ReadError::Closed),
             _ => Ok(()),

@@ -12,6 +12,7 @@ mod connection;
 mod endpoint;
 mod error;
 pub mod framed;
+mod greeting;
 pub mod idle;
 mod life;
 mod node;
@@ -24,11 +25,10 @@ mod settings;
 mod statements;
 mod upkeep;
 
-pub use connection::{
-    Greeting, INSPECT_BYTES_MAX, Refusal, Server, ServerShared, ServerState, WatchInbox,
-};
+pub use connection::{INSPECT_BYTES_MAX, Refusal, Server, ServerShared, ServerState, WatchInbox};
 pub use endpoint::Endpoint;
 pub use error::{ConnectError, ServerFault, error_message};
+pub use greeting::Greeting;
 pub use life::LOOK_PERIOD;
 pub use pauses::{Pause, Resumed, Scope};
 pub use pools::{ServerRules, TimeLimits};

@@ -61,6 +61,13 @@ impl PoolSet {
         Self { shards, timeouts, state: Mutex::default(), servers, nodes }
     }
 
+    /// The pool of (database, user), if there is one.
+    #[must_use]
+    pub fn find(&self, database: &str, user: &str) -> Option<Arc<ServerPool>> {
+        let key = (Arc::from(database), Arc::from(user));
+        self.state.lock().pools.get(&key).cloned()
+    }
+
     /// The pool of (database, user), made by `settings` if there is none.
     pub fn pool(
         &self,

@@ -65,6 +65,8 @@ struct Yard {
     lanes: [Lane; LANES],
     retrying: [AtomicUsize; LANES],
     seen: Seen,
+    /// Nobody comes: who waits is not evicted by others before the window is over.
+    calm: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -89,6 +91,10 @@ impl Yard {
     fn work(&self, seed: u64) {
         let mut dice = Dice(seed * 0x9E37_79B9 + 1);
         while !self.stop.load(Ordering::Relaxed) {
+            if self.calm.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_micros(100));
+                continue;
+            }
             let at = dice.roll(LANES as u64) as usize;
             let lane = &self.lanes[at];
             let request = Request::new(dice.roll(40) as usize);
@@ -147,8 +153,8 @@ fn tens_of_thousands_of_waits_on_real_threads_lose_nothing() {
     let (thread, timeouts) = TimeoutThread::start(clock::now).unwrap();
     let buffer = Buffer::new(limits(), timeouts);
     let lanes = [buffer.lane(), buffer.lane()];
-    let (retrying, seen, stop) = Default::default();
-    let yard = Arc::new(Yard { buffer, lanes, retrying, seen, stop });
+    let (retrying, seen, calm, stop) = Default::default();
+    let yard = Arc::new(Yard { buffer, lanes, retrying, seen, calm, stop });
     let workers: Vec<_> = (1..=WORKERS)
         .map(|seed| {
             let yard = Arc::clone(&yard);
@@ -160,8 +166,15 @@ fn tens_of_thousands_of_waits_on_real_threads_lose_nothing() {
     while !yard.enough() {
         // Mostly quick failovers; now and then one that lasts too long.
         let lane = &yard.lanes[dice.roll(LANES as u64) as usize];
-        match dice.roll(64) {
-            0 => thread::sleep(Duration::from_millis(dice.roll(12))),
+        match dice.roll(12) {
+            0 => {
+                // New episodes, which the waiters of this moment see from near their beginning.
+                yard.lanes.iter().for_each(|lane| lane.serving(clock::now()));
+                thread::sleep(Duration::from_micros(dice.roll(300)));
+                yard.calm.store(true, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(dice.roll(12)));
+                yard.calm.store(false, Ordering::Relaxed);
+            }
             1 => drop(lane.start(clock::now())),
             2 => yard.buffer.set_limits(&limits(), clock::now()),
             _ => lane.serving(clock::now()),

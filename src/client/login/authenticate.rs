@@ -42,9 +42,9 @@ pub(super) async fn authenticate(
     match method {
         // PostgreSQL decides whether there is such a role, when its pool logs in.
         AuthType::Trust => Ok(()),
-        AuthType::Plain => plain(framed, user, secret).await,
-        AuthType::Md5 => md5_exchange(framed, user, secret).await,
-        AuthType::ScramSha256 => scram(hub, framed, user, secret).await,
+        AuthType::Plain => Box::pin(plain(framed, user, secret)).await,
+        AuthType::Md5 => Box::pin(md5_exchange(framed, user, secret)).await,
+        AuthType::ScramSha256 => Box::pin(scram(hub, framed, user, secret)).await,
     }
 }
 

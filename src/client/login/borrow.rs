@@ -32,7 +32,7 @@ pub(super) async fn greeting(
         if let Some(greeting) = pool.greeting() {
             return Ok(greeting);
         }
-        let lease = borrow(pool, worker).await?;
+        let lease = Box::pin(borrow(pool, worker)).await?;
         idle::park(lease, worker.index);
     }
 }
@@ -47,7 +47,7 @@ pub(super) async fn settings(
     if let Some(accepted) = pool.known_settings(&wanted) {
         return Ok(accepted);
     }
-    let accepted = accepted(pool, worker, &wanted).await?;
+    let accepted = Box::pin(accepted(pool, worker, &wanted)).await?;
     pool.remember_settings(wanted.fingerprint(), accepted.clone());
     Ok(accepted)
 }
