@@ -436,6 +436,13 @@ impl Session {
     /// Notices a client that leaves while it waits, and takes in a bounded amount of what it
     /// sends meanwhile.
     pub(super) fn poll_gone_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        match self.transport.poll_read_ready(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => self.take_in_while_waiting(cx),
+        }
+    }
+
+    fn take_in_while_waiting(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let mut buffer = [0_u8; 4096];
         while self.carry.len() < WAITING_BYTES_MAX {
             match self.transport.poll_read(cx, &mut buffer) {

@@ -24,7 +24,7 @@ use super::requests::{First, Naming};
 use super::shared::{ClientShared, ClientState, Signal};
 use super::statements::ClientStatements;
 use crate::config::PoolMode;
-use crate::net::{Transport, with_scratch};
+use crate::net::{Transport, give_back, keep, with_scratch};
 use crate::pool::{Checkout, Hint, Outcome, Ticket};
 use crate::primitives::{Tick, clock};
 use crate::protocol::encode;
@@ -242,14 +242,14 @@ impl Session {
             let now = clock::now();
             match self.pool.pool.checkout(self.hint(), now) {
                 Checkout::Ready(lease) if lease.needs_check(now) => {
-                    self.carry = input.to_vec();
+                    self.carry = keep(input);
                     self.client().set_state(ClientState::Waiting, now);
                     return Next::State(Link::Dialing(self.check(lease)));
                 }
                 Checkout::Ready(lease) => match self.take_over(cx, lease, now) {
                     Ok(mut lease) => {
                         if self.client().link(&lease.shared) {
-                            self.carry = input.to_vec();
+                            self.carry = keep(input);
                             return self.cancel_waiting(Some(lease));
                         }
                         return match self.forward(cx, &mut lease, input, output, naming) {
@@ -261,12 +261,12 @@ impl Session {
                     Err(fault) => tracing::debug!("idle server was lost: {fault}"),
                 },
                 Checkout::Connect(permit) => {
-                    self.carry = input.to_vec();
+                    self.carry = keep(input);
                     self.client().set_state(ClientState::Waiting, now);
                     return Next::State(Link::Dialing(self.dial(permit)));
                 }
                 Checkout::Wait(ticket) => {
-                    self.carry = input.to_vec();
+                    self.carry = keep(input);
                     self.client().set_state(ClientState::Waiting, now);
                     return Next::State(Link::Waiting(ticket));
                 }
@@ -355,6 +355,7 @@ impl Session {
         }
         let (input, naming) = (std::mem::take(&mut self.carry), self.naming());
         let sent = with_scratch(|s| self.forward(cx, &mut lease, &input, &mut s.output, naming));
+        give_back(input);
         match sent {
             Ok(_) => Next::State(Link::Linked(lease)),
             Err(end) => self.end_linked(lease, end),
@@ -364,7 +365,9 @@ impl Session {
     /// The server that the request kept in `carry` was to get is gone, and nothing was sent to it.
     fn request_again(&mut self, cx: &mut Context<'_>) -> Next {
         let (input, naming) = (std::mem::take(&mut self.carry), self.naming());
-        with_scratch(|s| self.request(cx, &input, &mut s.output, naming))
+        let next = with_scratch(|s| self.request(cx, &input, &mut s.output, naming));
+        give_back(input);
+        next
     }
 
     fn poll_releasing(&mut self, cx: &mut Context<'_>, lease: ServerLease) -> Poll<Next> {

@@ -13,6 +13,6 @@ pub use listener::{
     Accepted, Bound, Ends, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix,
 };
 pub use peer::PeerAddr;
-pub use scratch::{SCRATCH_BYTES, Scratch, with_scratch};
+pub use scratch::{SCRATCH_BYTES, Scratch, give_back, keep, with_scratch};
 pub use tls::{HandshakeError, TlsKind, TlsSession};
 pub use transport::Transport;

@@ -43,6 +43,36 @@ pub fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     })
 }
 
+/// Capacity of a buffer that is kept for the next request that has to wait; longer ones are freed.
+const SPARE_BYTES_MAX: usize = 4 * 1024;
+/// Such buffers kept by a worker: 256 kB at most.
+const SPARES_MAX: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A copy of `bytes`, in a buffer that was given back before, if there is one.
+#[must_use]
+pub fn keep(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+    kept.extend_from_slice(bytes);
+    kept
+}
+
+/// Gives a buffer back that is needed no more, for the next [`keep`] on this thread.
+pub fn give_back(mut buffer: Vec<u8>) {
+    if buffer.capacity() == 0 || buffer.capacity() > SPARE_BYTES_MAX {
+        return;
+    }
+    buffer.clear();
+    SPARES.with_borrow_mut(|spares| {
+        if spares.len() < SPARES_MAX {
+            spares.push(buffer);
+        }
+    });
+}
+
 /// Ciphertext read at once, behind what was kept of a record. Room for both.
 pub(super) const CIPHER_BYTES: usize = SCRATCH_BYTES + 40 * 1024;
 
@@ -71,4 +101,29 @@ pub(super) fn with_cipher_scratch<R>(f: impl FnOnce(&mut CipherScratch) -> R) ->
         scratch.output.clear();
         result
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_was_given_back_is_used_again() {
+        let first = keep(b"a request");
+        let place = first.as_ptr();
+        give_back(first);
+        let second = keep(b"another");
+        assert_eq!((&second[..], second.as_ptr()), (&b"another"[..], place));
+    }
+
+    #[test]
+    fn few_and_short_buffers_are_kept() {
+        give_back(vec![0; SPARE_BYTES_MAX + 1]);
+        give_back(Vec::new());
+        assert_eq!(SPARES.with_borrow(Vec::len), 0);
+        for _ in 0..SPARES_MAX + 5 {
+            give_back(vec![0; 10]);
+        }
+        assert_eq!(SPARES.with_borrow(Vec::len), SPARES_MAX);
+    }
 }

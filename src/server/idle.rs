@@ -101,6 +101,15 @@ pub fn absorb_now(server: &mut Server) -> Result<(), ServerFault> {
 /// # Errors
 /// When the server is gone, is about to be, or has said what it must not.
 pub fn absorb(server: &mut Server, cx: &mut Context<'_>) -> Result<(), ServerFault> {
+    // Nothing, as a rule: then there is no need for a buffer either.
+    match server.transport.poll_read_ready(cx) {
+        Poll::Pending => Ok(()),
+        Poll::Ready(_) => absorb_readable(server, cx),
+    }
+}
+
+#[cold]
+fn absorb_readable(server: &mut Server, cx: &mut Context<'_>) -> Result<(), ServerFault> {
     let mut buffer = [0_u8; 2048];
     let mut output = Vec::new();
     loop {

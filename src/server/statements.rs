@@ -144,10 +144,48 @@ impl Drop for Statement {
 /// What the names of all statements on servers begin with.
 pub const SERVER_NAME_PREFIX: &str = "pgbaton_";
 
-/// The name on servers of the statement with this number.
+/// A statement's name on servers.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerName {
+    /// The name, at the end.
+    bytes: [u8; SERVER_NAME_PREFIX.len() + U64_DIGITS_MAX],
+    start: usize,
+}
+
+/// Digits of the longest number.
+const U64_DIGITS_MAX: usize = 20;
+
+impl ServerName {
+    /// The name, without its terminator.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+/// The name on servers of the statement with this number. Each execution has it written: it is no
+/// `String`.
 #[must_use]
-pub fn server_name(id: u64) -> String {
-    format!("{SERVER_NAME_PREFIX}{id}")
+pub const fn server_name(id: u64) -> ServerName {
+    let mut name = ServerName {
+        bytes: [0; SERVER_NAME_PREFIX.len() + U64_DIGITS_MAX],
+        start: SERVER_NAME_PREFIX.len() + U64_DIGITS_MAX,
+    };
+    let mut rest = id;
+    loop {
+        name.start -= 1;
+        name.bytes[name.start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let prefix = SERVER_NAME_PREFIX.as_bytes();
+    name.start -= prefix.len();
+    let (_, place) = name.bytes.split_at_mut(name.start);
+    let (place, _) = place.split_at_mut(prefix.len());
+    place.copy_from_slice(prefix);
+    name
 }
 
 /// Entries below which the table is not swept for statements that nobody holds any more.

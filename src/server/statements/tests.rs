@@ -144,3 +144,11 @@ fn the_unnamed_statement_is_what_was_sent_last_or_answered() {
     known.unnamed_lost();
     assert!(!known.is_unnamed(5, 3) && known.is_unnamed(0, 3));
 }
+
+#[test]
+fn a_name_on_servers_is_the_prefix_and_the_number() {
+    for id in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX / 10, u64::MAX - 1, u64::MAX] {
+        let expected = format!("{SERVER_NAME_PREFIX}{id}");
+        assert_eq!(server_name(id).as_bytes(), expected.as_bytes());
+    }
+}
