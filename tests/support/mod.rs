@@ -6,7 +6,7 @@
 //! however it ends (see `pgbaton::cli::throwaway`).
 
 // One test binary uses one part, another one another.
-#![allow(dead_code, reason = "a shared kit; not every test binary uses every tool")]
+#![allow(dead_code, unused_imports, reason = "a shared kit; not every test binary uses every tool")]
 
 pub mod certificates;
 pub mod console;
@@ -15,4 +15,5 @@ pub mod fault_proxy;
 pub mod messages;
 pub mod pgbaton;
 pub mod postgres;
+pub mod skips;
 pub mod wire;

@@ -2,6 +2,7 @@
 //!
 //! It knows the binary's command line and its log, nothing of its inside.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -112,21 +113,32 @@ impl Pgbaton {
     /// Starts it by way of another program, which gets its arguments, and waits until it accepts
     /// connections.
     pub fn start_binary(binary: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
-        Self::start_file(binary, &config.text(), config.port, environment)
+        Self::start_file(&[binary], &config.text(), config.port, environment)
+    }
+
+    /// Starts it by a program that becomes it, such as valgrind, and waits until it accepts connections.
+    pub fn start_under(launcher: &[&str], config: &Config) -> Self {
+        let command = [launcher, &[env!("CARGO_BIN_EXE_pgbaton")]].concat();
+        Self::start_file(&command, &config.text(), config.port, &[])
     }
 
     /// Starts it with this text as its file, or the environment, listening on the port of `config`.
     pub fn start_text(text: &str, config: &Config, environment: &[(&str, &str)]) -> Self {
-        Self::start_file(env!("CARGO_BIN_EXE_pgbaton"), text, config.port, environment)
+        Self::start_file(&[env!("CARGO_BIN_EXE_pgbaton")], text, config.port, environment)
     }
 
-    fn start_file(binary: &str, text: &str, port: u16, environment: &[(&str, &str)]) -> Self {
+    fn start_file(command: &[&str], text: &str, port: u16, environment: &[(&str, &str)]) -> Self {
+        let (program, launched) = command.split_first().unwrap();
         let folder = tempfile::Builder::new().prefix("pgbaton-it-").tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, text).unwrap();
         let job = Job {
-            program: binary.into(),
-            arguments: vec!["run".into(), "--config".into(), file.into()],
+            program: program.into(),
+            arguments: launched
+                .iter()
+                .map(OsString::from)
+                .chain(["run".into(), "--config".into(), file.into()])
+                .collect(),
             environment: environment.iter().map(|(k, v)| (k.into(), v.into())).collect(),
             folder: folder.path().to_owned(),
             log: folder.path().join("log"),

@@ -1,18 +1,13 @@
 //! The drivers and what runs them, as `./dev setup` has put them in place.
-//!
-//! A test whose tool is missing does not pass: it is counted as skipped where somebody counts (`./dev
-//! test` names a file for it by PGBATON_SKIPS), and fails where nobody does.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use pgbaton::cli::throwaway::Installation;
 
-/// The file that takes a line for each skipped test.
-const SKIPS: &str = "PGBATON_SKIPS";
+use crate::support::skips;
+
 /// Where Debian's package, and others, put pgjdbc.
 const JDBC_JARS: [&str; 3] = [
     "/usr/share/java/postgresql.jar",
@@ -22,19 +17,7 @@ const JDBC_JARS: [&str; 3] = [
 
 /// The tool, or `None` once the test `test` was reported as skipped.
 pub fn or_skip<T>(test: &str, tool: Result<T, String>) -> Option<T> {
-    let reason = match tool {
-        Ok(tool) => return Some(tool),
-        Err(reason) => reason,
-    };
-    let Some(file) = std::env::var_os(SKIPS) else {
-        panic!("{reason}. Run ./dev setup, or ./dev test, which counts skipped tests");
-    };
-    let line = format!("drivers::{test}: {reason}\n");
-    // Past the capture of the test harness, which would hide it.
-    let _ = std::io::stderr().write_all(format!("\nSKIPPED {line}").as_bytes());
-    let file = OpenOptions::new().create(true).append(true).open(file);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
-    None
+    skips::or_skip(&format!("drivers::{test}"), tool)
 }
 
 /// The folder that `./dev setup` fills.
