@@ -1,9 +1,11 @@
 //! The pool against its peers. Each group answers one question:
 //!
 //! - `uncontended`: what does a check-out and a check-in cost when nobody waits?
+//! - `contended`: what does it cost with N tasks on two threads, still with a connection for each?
 //! - `hand_off`: what does one turn cost with N tasks on 4 connections, on one thread and on two?
-//! - `expiry`: how long does a storm of 20,000 expiring waiters take, and how long is a check-in held
-//!   up that meets it?
+//! - `hand_off_latency`: how long until a waiter on another thread has what was given back?
+//! - `expiry`: how long do storms of up to 100,000 expiring waiters take, how long is a check-in held
+//!   up that meets one, and for how long at most does anybody find the pool locked meanwhile?
 //!
 //! A turn of `hand_off` takes a connection, yields to the other tasks, and gives it back, so that
 //! with more tasks than connections every turn waits. `uncontended` is given its moments, as the
@@ -11,12 +13,13 @@
 
 use std::future::Future;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
-use pgbaton::pool::{Checkout, Hint, Lease, Outcome, Pool, PoolLimits};
+use pgbaton::pool::{Checkout, Hint, Lease, Outcome, Pool, PoolLimits, Ticket};
 use pgbaton::primitives::{Tick, clock};
 use pgbaton::timeouts::TimeoutHandle;
 use tokio::runtime::Runtime;
@@ -30,7 +33,7 @@ type Conn = Box<u64>;
 /// One of the pools compared: take, hold over `during`, give back.
 trait Yard: Clone + Send + Sync + 'static {
     const NAME: &'static str;
-    fn build() -> Self;
+    fn build(conns: usize) -> Self;
     fn turn(
         &self,
         task: usize,
@@ -42,10 +45,10 @@ trait Yard: Clone + Send + Sync + 'static {
 struct Baton(Arc<Pool<Conn>>);
 
 impl Baton {
-    fn open(shards: usize) -> Self {
-        let limits = PoolLimits { size: CONNS, connecting_max: 0, ..PoolLimits::default() };
+    fn open(shards: usize, conns: usize) -> Self {
+        let limits = PoolLimits { size: conns, connecting_max: 0, ..PoolLimits::default() };
         let pool = Pool::new(shards, limits, vec![], TimeoutHandle::manual());
-        let leases: Vec<_> = (0..CONNS)
+        let leases: Vec<_> = (0..conns)
             .map(|_| match pool.checkout(Hint::default(), Tick::ZERO) {
                 Checkout::Connect(permit) => permit.fulfil(Box::new(1)),
                 other => panic!("{other:?}"),
@@ -55,6 +58,13 @@ impl Baton {
             lease.check_in(Hint { shard: index % shards, state: 0 }, Tick::ZERO);
         }
         Baton(pool)
+    }
+
+    fn take_now(&self) -> Lease<Conn> {
+        match self.0.checkout(Hint::default(), Tick::ZERO) {
+            Checkout::Ready(lease) => lease,
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn take(&self, hint: Hint) -> Lease<Conn> {
@@ -72,8 +82,8 @@ impl Baton {
 impl Yard for Baton {
     const NAME: &'static str = "pgbaton";
 
-    fn build() -> Self {
-        Baton::open(1)
+    fn build(conns: usize) -> Self {
+        Baton::open(1, conns)
     }
 
     async fn turn(&self, task: usize, during: impl Future<Output = ()> + Send) {
@@ -91,8 +101,8 @@ struct Sharded(Baton);
 impl Yard for Sharded {
     const NAME: &'static str = "pgbaton_2_shards";
 
-    fn build() -> Self {
-        Sharded(Baton::open(2))
+    fn build(conns: usize) -> Self {
+        Sharded(Baton::open(2, conns))
     }
 
     async fn turn(&self, task: usize, during: impl Future<Output = ()> + Send) {
@@ -107,9 +117,9 @@ struct Stack(Arc<(Semaphore, Mutex<Vec<Conn>>)>);
 impl Yard for Stack {
     const NAME: &'static str = "semaphore";
 
-    fn build() -> Self {
-        let stack = (0..CONNS).map(|_| Box::new(1)).collect();
-        Stack(Arc::new((Semaphore::new(CONNS), Mutex::new(stack))))
+    fn build(conns: usize) -> Self {
+        let stack = (0..conns).map(|_| Box::new(1)).collect();
+        Stack(Arc::new((Semaphore::new(conns), Mutex::new(stack))))
     }
 
     async fn turn(&self, _task: usize, during: impl Future<Output = ()> + Send) {
@@ -146,8 +156,8 @@ struct Deadpool(deadpool::managed::Pool<Manager>);
 impl Yard for Deadpool {
     const NAME: &'static str = "deadpool";
 
-    fn build() -> Self {
-        Deadpool(deadpool::managed::Pool::builder(Manager).max_size(CONNS).build().unwrap())
+    fn build(conns: usize) -> Self {
+        Deadpool(deadpool::managed::Pool::builder(Manager).max_size(conns).build().unwrap())
     }
 
     async fn turn(&self, _task: usize, during: impl Future<Output = ()> + Send) {
@@ -180,8 +190,8 @@ struct Bb8(bb8::Pool<Manager>);
 impl Yard for Bb8 {
     const NAME: &'static str = "bb8";
 
-    fn build() -> Self {
-        let builder = bb8::Pool::builder().max_size(CONNS as u32).test_on_check_out(false);
+    fn build(conns: usize) -> Self {
+        let builder = bb8::Pool::builder().max_size(conns as u32).test_on_check_out(false);
         Bb8(builder.connection_timeout(Duration::from_secs(600)).build_unchecked(Manager))
     }
 
@@ -222,7 +232,7 @@ fn two_threads() -> Runtime {
 
 fn uncontended(c: &mut Criterion) {
     let mut group = c.benchmark_group("uncontended");
-    let baton = Baton::open(1);
+    let baton = Baton::open(1, CONNS);
     group.bench_function("pgbaton", |b| {
         let hint = Hint::default();
         b.iter(|| {
@@ -250,7 +260,7 @@ fn uncontended(c: &mut Criterion) {
     });
     fn peer<Y: Yard>(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
         let runtime = one_thread();
-        let yard = runtime.block_on(async { Y::build() });
+        let yard = runtime.block_on(async { Y::build(CONNS) });
         group.bench_function(Y::NAME, |b| {
             b.iter_custom(|iters| {
                 runtime.block_on(async {
@@ -273,8 +283,8 @@ fn hand_off(c: &mut Criterion) {
     fn runs<Y: Yard>(c: &mut Criterion, name: &str, runtime: &Runtime) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(1));
-        for tasks in [1, 4, 8, 16, 64] {
-            let yard = runtime.block_on(async { Y::build() });
+        for tasks in [1, 2, 4, 8, 16, 64] {
+            let yard = runtime.block_on(async { Y::build(CONNS) });
             group.bench_function(BenchmarkId::new(Y::NAME, tasks), |b| {
                 b.iter_custom(|iters| runtime.block_on(turns(yard.clone(), tasks, iters)));
             });
@@ -291,52 +301,213 @@ fn hand_off(c: &mut Criterion) {
     runs::<Sharded>(c, "hand_off/2_threads", &two);
 }
 
-const STORM: usize = 20_000;
+/// Connections of the pool in which nobody has to wait.
+const PLENTY: usize = 64;
+/// Turns of a task before it lets others have its thread.
+const TURNS_AT_ONCE: u64 = 64;
 
-fn expiry(c: &mut Criterion) {
-    let mut group = c.benchmark_group("expiry");
-    let limits =
-        PoolLimits { size: 1, wait_timeout: Some(Duration::from_secs(1)), ..Default::default() };
-    let late = Tick::ZERO.after(Duration::from_secs(1));
-    let storm = || {
+/// What one turn costs while others take theirs on the other thread, and nobody has to wait: the price
+/// of sharing.
+fn contended(c: &mut Criterion) {
+    fn runs<Y: Yard>(c: &mut Criterion, runtime: &Runtime) {
+        let mut group = c.benchmark_group("contended/2_threads");
+        group.throughput(Throughput::Elements(1));
+        for tasks in [1, 2, 4, 8, 64] {
+            let yard = runtime.block_on(async { Y::build(PLENTY) });
+            group.bench_function(BenchmarkId::new(Y::NAME, tasks), |b| {
+                b.iter_custom(|iters| runtime.block_on(rapid_turns(yard.clone(), tasks, iters)));
+            });
+        }
+        group.finish();
+    }
+    let runtime = two_threads();
+    runs::<Baton>(c, &runtime);
+    runs::<Sharded>(c, &runtime);
+    runs::<Stack>(c, &runtime);
+    runs::<Deadpool>(c, &runtime);
+    runs::<Bb8>(c, &runtime);
+}
+
+async fn rapid_turns<Y: Yard>(yard: Y, tasks: usize, total: u64) -> Duration {
+    let rounds = total.div_ceil(tasks as u64 * TURNS_AT_ONCE);
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..tasks)
+        .map(|task| {
+            let yard = yard.clone();
+            tokio::spawn(async move {
+                for _ in 0..rounds {
+                    for _ in 0..TURNS_AT_ONCE {
+                        yard.turn(task, std::future::ready(())).await;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    begun.elapsed()
+}
+
+/// Waiters that expire at one moment, in the storms compared.
+const STORMS: [usize; 4] = [256, 2_048, 20_000, 100_000];
+
+/// A pool of one connection, which is out, and as many waiters as a storm has.
+struct Storm {
+    timeouts: TimeoutHandle,
+    pool: Arc<Pool<Conn>>,
+    lease: Lease<Conn>,
+    tickets: Vec<Ticket<Conn>>,
+}
+
+impl Storm {
+    /// The moment at which all its waiters are late.
+    fn late() -> Tick {
+        Tick::ZERO.after(Duration::from_secs(1))
+    }
+
+    fn gather(waiters: usize) -> Self {
+        let wait_timeout = Some(Duration::from_secs(1));
+        let limits = PoolLimits { size: 1, wait_timeout, ..Default::default() };
         let timeouts = TimeoutHandle::manual();
-        let pool = Pool::<Conn>::new(1, limits.clone(), vec![], timeouts.clone());
+        let pool = Pool::<Conn>::new(1, limits, vec![], timeouts.clone());
         let Checkout::Connect(permit) = pool.checkout(Hint::default(), Tick::ZERO) else {
             panic!("the pool is empty");
         };
         let lease = permit.fulfil(Box::new(1));
-        let tickets: Vec<_> = (0..STORM)
+        let tickets: Vec<_> = (0..waiters)
             .map(|_| match pool.checkout(Hint::default(), Tick::ZERO) {
                 Checkout::Wait(ticket) => ticket,
                 other => panic!("{other:?}"),
             })
             .collect();
-        (timeouts, lease, tickets)
-    };
+        Self { timeouts, pool, lease, tickets }
+    }
+}
+
+fn expiry(c: &mut Criterion) {
+    let mut group = c.benchmark_group("expiry");
     group.sample_size(20);
-    group.throughput(Throughput::Elements(STORM as u64));
-    group.bench_function("sweep_20000", |b| {
-        b.iter_batched(
-            storm,
-            |(timeouts, lease, tickets)| {
-                timeouts.run_due(late);
-                (lease, tickets)
-            },
-            criterion::BatchSize::LargeInput,
-        );
+    for waiters in STORMS {
+        group.throughput(Throughput::Elements(waiters as u64));
+        group.bench_function(BenchmarkId::new("sweep", waiters), |b| {
+            b.iter_batched(
+                || Storm::gather(waiters),
+                |storm| {
+                    storm.timeouts.run_due(Storm::late());
+                    storm
+                },
+                criterion::BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("check_in_through_expired", waiters), |b| {
+            b.iter_batched(
+                || Storm::gather(waiters),
+                |Storm { timeouts, pool, lease, tickets }| {
+                    lease.check_in(Hint::default(), Storm::late());
+                    (timeouts, pool, tickets)
+                },
+                criterion::BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("longest_hold_up", waiters), |b| {
+            b.iter_custom(|iters| (0..iters).map(|_| longest_hold_up(waiters)).sum());
+        });
+    }
+    group.finish();
+}
+
+/// The longest time for which a thread that asks the pool for its counts, again and again, finds the
+/// shard's lock taken while another sweeps the storm away.
+fn longest_hold_up(waiters: usize) -> Duration {
+    let storm = Storm::gather(waiters);
+    let (ready, is_over) = (Barrier::new(2), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let observer = scope.spawn(|| {
+            ready.wait();
+            let mut longest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                black_box(storm.pool.snapshot());
+                longest = longest.max(begun.elapsed());
+            }
+            longest
+        });
+        ready.wait();
+        storm.timeouts.run_due(Storm::late());
+        is_over.store(true, Ordering::Relaxed);
+        observer.join().unwrap()
+    })
+}
+
+/// From a check-in to the moment at which the waiter has the connection, on another thread, which is
+/// asleep until then: the pool's part, and a wake-up by the kernel. `unpark` is that wake-up alone.
+fn latency(c: &mut Criterion) {
+    let mut group = c.benchmark_group("hand_off_latency");
+    group.bench_function("pgbaton", |b| {
+        let baton = Baton::open(1, CONNS);
+        let all: Vec<_> = (0..CONNS).map(|_| baton.take_now()).collect();
+        let mut spare: Vec<_> = all.into_iter().collect();
+        let mut lease = spare.pop();
+        b.iter_custom(|iters| {
+            let (asked, has_asked) = mpsc::channel();
+            let (took, taken) = mpsc::channel();
+            let pool = baton.0.clone();
+            let waiter = std::thread::spawn(move || {
+                let runtime = one_thread();
+                for _ in 0..iters {
+                    let Checkout::Wait(ticket) = pool.checkout(Hint::default(), Tick::ZERO) else {
+                        panic!("all are out");
+                    };
+                    asked.send(()).unwrap();
+                    let outcome = runtime.block_on(ticket);
+                    let now = Instant::now();
+                    let Outcome::Handed(lease) = outcome else { panic!("nothing else happens") };
+                    took.send((now, lease)).unwrap();
+                }
+            });
+            let mut sum = Duration::ZERO;
+            for _ in 0..iters {
+                has_asked.recv().unwrap();
+                fall_asleep();
+                let begun = Instant::now();
+                lease.take().unwrap().check_in(Hint::default(), Tick::ZERO);
+                let (now, handed) = taken.recv().unwrap();
+                sum += now - begun;
+                lease = Some(handed);
+            }
+            waiter.join().unwrap();
+            sum
+        });
     });
-    group.bench_function("check_in_through_20000_expired", |b| {
-        b.iter_batched(
-            storm,
-            |(timeouts, lease, tickets)| {
-                lease.check_in(Hint::default(), late);
-                (timeouts, tickets)
-            },
-            criterion::BatchSize::LargeInput,
-        );
+    group.bench_function("unpark", |b| {
+        b.iter_custom(|iters| {
+            let (woke, woken) = mpsc::channel();
+            let sleeper = std::thread::spawn(move || {
+                for _ in 0..iters {
+                    std::thread::park();
+                    woke.send(Instant::now()).unwrap();
+                }
+            });
+            let mut sum = Duration::ZERO;
+            for _ in 0..iters {
+                fall_asleep();
+                let begun = Instant::now();
+                sleeper.thread().unpark();
+                sum += woken.recv().unwrap() - begun;
+            }
+            sleeper.join().unwrap();
+            sum
+        });
     });
     group.finish();
 }
 
-criterion_group!(benches, uncontended, hand_off, expiry);
+/// Gives the other thread the time to be asleep.
+fn fall_asleep() {
+    std::thread::sleep(Duration::from_micros(200));
+}
+
+criterion_group!(benches, uncontended, contended, hand_off, latency, expiry);
 criterion_main!(benches);
