@@ -1,5 +1,8 @@
 //! Deadlines: nobody is served past one, nobody scans for one.
 
+use std::collections::VecDeque;
+use std::task::Poll;
+
 use super::support::*;
 use crate::pool::*;
 
@@ -136,4 +139,55 @@ fn cancelled_waiters_do_not_keep_the_thread_coming() {
     w.timeouts.run_due(at(60_000));
     assert_eq!(w.timeouts.visits(), 1);
     drop(lease);
+}
+
+/// Twenty clients come each millisecond and one in a hundred can be served before its second is over:
+/// the connections work without a pause, for those who still wait for them.
+#[test]
+fn a_storm_of_20_000_waiters_leaves_no_connection_idle_and_serves_nobody_late() {
+    const SERVICE_MS: u64 = 20;
+    const CONNECTIONS: u64 = 4;
+    const STORM_MS: u64 = 3_000;
+    let w = world(2, limits(CONNECTIONS as usize));
+    let mut serving: Vec<_> =
+        (0..CONNECTIONS).map(|n| (n * SERVICE_MS / CONNECTIONS, w.lease(0, at(0)))).collect();
+    let mut queues = [VecDeque::new(), VecDeque::new()];
+    let (mut served, mut expired, mut waiting_most) = (0, 0, 0);
+    for now in 0..STORM_MS {
+        for client in 0..20 {
+            let shard = client % 2;
+            queues[shard].push_back((now, w.ticket(shard, at(now))));
+        }
+        for (_, lease) in serving.extract_if(.., |(until, _)| *until <= now) {
+            lease.check_in(hint(served % 2), at(now));
+            served += 1;
+        }
+        // The timeout thread is late, as it may be.
+        if now % 7 == 0 {
+            w.timeouts.run_due(at(now));
+        }
+        for queue in &mut queues {
+            while let Some((came, ticket)) = queue.front_mut() {
+                match poll(ticket) {
+                    Poll::Pending => break,
+                    Poll::Ready(Outcome::Handed(lease)) => {
+                        assert!(now < *came + 1_000, "served {} ms after it came", now - *came);
+                        serving.push((now + SERVICE_MS, lease));
+                    }
+                    Poll::Ready(Outcome::Expired { .. }) => expired += 1,
+                    Poll::Ready(other) => panic!("{other:?}"),
+                }
+                queue.pop_front();
+            }
+        }
+        waiting_most = waiting_most.max(queues.iter().map(VecDeque::len).sum());
+        assert_eq!(serving.len() as u64, CONNECTIONS, "a connection is idle at {now}");
+    }
+    // All that the connections could do.
+    let could = (STORM_MS / SERVICE_MS * CONNECTIONS) as usize;
+    assert!(served + CONNECTIONS as usize >= could, "{served} of {could}");
+    assert!(
+        waiting_most >= 19_000 && expired >= 35_000,
+        "{waiting_most} waited, {expired} in vain"
+    );
 }
