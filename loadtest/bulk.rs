@@ -21,7 +21,7 @@ const MEGABYTE: u64 = 1_000_000;
 
 /// Measures one round.
 pub fn run(stage: &Stage, running: &Running, bulk: Bulk, amounts: &Amounts) -> Fallible<Metrics> {
-    let mut client = Client::connect(running.port, USER, DATABASE)?.with_large_buffer();
+    let mut client = Client::connect(running.port, USER, DATABASE, None)?.with_large_buffer();
     client.query("select body from large limit 4")?;
     let pooler = || running.pid.map(procfs::usage).transpose();
     let (first, first_server) = (pooler()?, stage.server_usage()?);

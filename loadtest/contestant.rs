@@ -8,10 +8,14 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pgbaton::cli::throwaway::{Ending, Job, Supervised, Unprivileged, free_port, log_tail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::adapter::{Adapter, Capability, Values};
 use crate::stage::{DATABASE, Stage, USER};
@@ -182,6 +186,16 @@ impl Contestant {
 }
 
 impl Running {
+    /// How a client trusts the certificate that this one shows, and no other.
+    pub fn trusting(&self) -> Fallible<Arc<ClientConfig>> {
+        let folder = self.log.parent().ok_or("a log without a folder")?;
+        let certificate = CertificateDer::from_pem_file(folder.join(TLS_CERT))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate)?;
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+
     /// For tests: one that somebody else started.
     #[cfg(test)]
     pub fn elsewhere(port: u16, pid: u32) -> Self {
@@ -192,7 +206,7 @@ impl Running {
     pub fn wait_for_answer(&mut self, name: &str) -> Fallible<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let answer = Client::connect(self.port, USER, DATABASE)
+            let answer = Client::connect(self.port, USER, DATABASE, None)
                 .and_then(|mut client| client.query("select 1").and_then(|_| client.close()));
             let Err(error) = answer else { return Ok(()) };
             self.check_alive(name)?;

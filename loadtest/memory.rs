@@ -3,8 +3,11 @@
 //! It is the resident memory of the contestant's processes, so pages that they share count more
 //! than once.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use crate::Fallible;
 use crate::contestant::Running;
@@ -25,12 +28,17 @@ fn rss_bytes(running: &Running) -> Fallible<f64> {
     Ok(procfs::usage(pid)?.rss_bytes as f64)
 }
 
-fn connect(stage: &Stage, running: &Running, clients: u32) -> Fallible<Vec<Client>> {
+fn connect(
+    stage: &Stage,
+    running: &Running,
+    clients: u32,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Fallible<Vec<Client>> {
     let connect = |number| {
         if stage.is_stopping() {
             return Err("interrupted".into());
         }
-        let client = Client::connect(running.port, USER, DATABASE);
+        let client = Client::connect(running.port, USER, DATABASE, tls);
         client.map_err(|error| format!("client {number} of {clients}: {error}").into())
     };
     (1..=clients).map(connect).collect()
@@ -38,11 +46,12 @@ fn connect(stage: &Stage, running: &Running, clients: u32) -> Fallible<Vec<Clien
 
 /// The memory for each of `clients`, before and after each has made one query. The contestant must be
 /// fresh: memory that it once had would hide what they need.
-pub fn idle(stage: &Stage, running: &Running, clients: u32) -> Fallible<Metrics> {
-    let mut first = Client::connect(running.port, USER, DATABASE)?;
+pub fn idle(stage: &Stage, running: &Running, clients: u32, tls: bool) -> Fallible<Metrics> {
+    let trusting = tls.then(|| running.trusting()).transpose()?;
+    let mut first = Client::connect(running.port, USER, DATABASE, trusting.as_ref())?;
     first.query(QUERY)?;
     let none = rss_bytes(running)?;
-    let mut all = connect(stage, running, clients)?;
+    let mut all = connect(stage, running, clients, trusting.as_ref())?;
     let logged_in = rss_bytes(running)?;
     for client in &mut all {
         client.query(QUERY)?;
@@ -70,7 +79,7 @@ pub fn burst(
     settle_seconds: u32,
 ) -> Fallible<Metrics> {
     let before = rss_bytes(running)?;
-    let mut all = connect(stage, running, clients)?;
+    let mut all = connect(stage, running, clients, None)?;
     for client in &mut all {
         client.send_query(LARGE_QUERY)?;
     }

@@ -90,6 +90,8 @@ pub enum Work {
     Bulk(Bulk),
     /// Memory with so many clients that do nothing.
     Idle(u32),
+    /// The same under TLS.
+    IdleTls(u32),
     /// Memory after so many clients came at once, and went.
     Burst(u32),
 }
@@ -99,7 +101,7 @@ impl Work {
         match self {
             Self::Pgbench(load) => load.clients,
             Self::Bulk(_) => 1,
-            Self::Idle(clients) | Self::Burst(clients) => clients,
+            Self::Idle(clients) | Self::IdleTls(clients) | Self::Burst(clients) => clients,
         }
     }
 }
@@ -166,7 +168,8 @@ pub fn all() -> Vec<Cell> {
         cell(IDLE, "idle/0", Work::Idle(0)),
         Cell { profile: Profile::Smoke, ..cell(IDLE, "idle/1000", Work::Idle(1000)) },
         cell(IDLE, "idle/10000", Work::Idle(10_000)),
-        cell(BURST, "burst/2000", Work::Burst(2000)),
+        Cell { needs: Some(Capability::Tls), ..cell(IDLE, "idle/tls/1000", Work::IdleTls(1000)) },
+        cell(BURST, "burst/5000", Work::Burst(5000)),
     ]);
     cells
 }
@@ -226,7 +229,7 @@ mod tests {
     #[test]
     fn a_filter_finds_cells_of_any_profile() {
         let found = chosen(Profile::Smoke, &["extended/512".to_owned(), "burst".to_owned()]);
-        let expected = ["burst/2000", "select/extended/512"].map(str::to_owned);
+        let expected = ["burst/5000", "select/extended/512"].map(str::to_owned);
         assert_eq!(names(&found), BTreeSet::from(expected));
         assert!(chosen(Profile::Full, &["nothing-like-it".to_owned()]).is_empty());
     }

@@ -110,7 +110,7 @@ impl<'a> Runner<'a> {
     /// Those who can take part, started if they stay for all rounds; the others are noted.
     fn line_up(&mut self, cell: &Cell) -> Fallible<Vec<Turn<'a>>> {
         let mut turns = Vec::new();
-        let is_memory = matches!(cell.work, Work::Idle(_) | Work::Burst(_));
+        let is_memory = matches!(cell.work, Work::Idle(_) | Work::IdleTls(_) | Work::Burst(_));
         for contestant in self.contestants {
             // They have a server connection for each client: what that costs is known.
             if is_memory && contestant.is_unpooled() {
@@ -159,7 +159,8 @@ impl<'a> Runner<'a> {
         let measured = match cell.work {
             Work::Pgbench(load) => bench::run(self.stage, running, &load, amounts.seconds),
             Work::Bulk(bulk) => bulk::run(self.stage, running, bulk, amounts),
-            Work::Idle(clients) => memory::idle(self.stage, running, clients),
+            Work::Idle(clients) => memory::idle(self.stage, running, clients, false),
+            Work::IdleTls(clients) => memory::idle(self.stage, running, clients, true),
             Work::Burst(clients) => {
                 memory::burst(self.stage, running, clients, amounts.settle_seconds)
             }

@@ -100,7 +100,7 @@ impl Stage {
             let tail = log_tail(&output);
             return Err(format!("pgbench -i ended with {:?}: {tail}", code(status)).into());
         }
-        let mut client = Client::connect(port, USER, DATABASE)?;
+        let mut client = Client::connect(port, USER, DATABASE, None)?;
         for sql in [
             "create unlogged table large (body text)".to_owned(),
             // Uncompressed.

@@ -65,7 +65,7 @@ fn every_kind_of_round_has_its_numbers() {
         let least = if work == Bulk::Rows { 1.0 } else { f64::from(amounts.copy_mb) };
         assert!(metrics["transferred_mb"] >= least * 0.95, "{work:?}: {metrics:?}");
     }
-    assert!(memory::idle(&stage, &relayed, 5).unwrap().contains_key("queried_bytes_each"));
+    assert!(memory::idle(&stage, &relayed, 5, false).unwrap().contains_key("queried_bytes_each"));
     let metrics = memory::burst(&stage, &relayed, 5, 0).unwrap();
     assert!(metrics["peak_mb"] > 0.0 && metrics.contains_key("kept_mb"));
 }
@@ -84,7 +84,7 @@ fn a_round_that_goes_wrong_has_no_numbers() {
     let error = bench::run(&stage, &direct, &LOAD, 1).unwrap_err().to_string();
     assert!(error.contains("pgbench_accounts"), "{error}");
     // And the client of the bulk rounds tells what the server says, and goes on.
-    let mut client = Client::connect(direct.port, USER, DATABASE).unwrap();
+    let mut client = Client::connect(direct.port, USER, DATABASE, None).unwrap();
     let error = client.query("select nonsense").unwrap_err().to_string();
     assert!(error.contains("the server says") && error.contains("nonsense"), "{error}");
     let error = client.copy_in("copy nowhere from stdin", "x\n", 10).unwrap_err().to_string();

@@ -5,7 +5,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::Fallible;
 
@@ -19,19 +22,35 @@ const COPY_DATA_BYTES: usize = 8192;
 /// CopyData messages written at once.
 const COPY_BATCH: usize = 16;
 
+/// For the certificate's only name.
+const TLS_NAME: &str = "localhost";
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
 /// A logged-in client.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    /// Connects to 127.0.0.1 and logs in without a password.
-    pub fn connect(port: u16, user: &str, database: &str) -> Fallible<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+    /// Connects to 127.0.0.1, under TLS if it is told how, and logs in without a password.
+    pub fn connect(
+        port: u16,
+        user: &str,
+        database: &str,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Fallible<Self> {
+        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(config) => Box::new(encrypt(socket, config)?),
+        };
         let mut client = Self { stream, buffer: vec![0; SMALL_BUFFER_BYTES] };
         let parameters = format!("user\0{user}\0database\0{database}\0\0");
         let mut packet = Vec::new();
@@ -110,6 +129,21 @@ impl Client {
             }
         }
     }
+}
+
+/// Asks for TLS, as libpq does. The handshake is made with the first bytes that are written.
+fn encrypt(
+    mut socket: TcpStream,
+    config: &Arc<ClientConfig>,
+) -> Fallible<StreamOwned<ClientConnection, TcpStream>> {
+    let mut answer = [0];
+    socket.write_all(&SSL_REQUEST)?;
+    socket.read_exact(&mut answer)?;
+    if answer != *b"S" {
+        return Err("no TLS there".into());
+    }
+    let connection = ClientConnection::new(config.clone(), TLS_NAME.try_into()?)?;
+    Ok(StreamOwned::new(connection, socket))
 }
 
 /// Walks over messages that arrive in pieces.
