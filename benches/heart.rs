@@ -3,6 +3,7 @@
 //! - `uncontended`: what does a check-out and a check-in cost when nobody waits?
 //! - `contended`: what does it cost with N tasks on two threads, still with a connection for each?
 //! - `hand_off`: what does one turn cost with N tasks on 4 connections, on one thread and on two?
+//! - `many_shards`: does a turn cost more the more workers there are?
 //! - `hand_off_latency`: how long until a waiter on another thread has what was given back?
 //! - `expiry`: how long do storms of up to 100,000 expiring waiters take, how long is a check-in held
 //!   up that meets one, and for how long at most does anybody find the pool locked meanwhile?
@@ -350,6 +351,21 @@ async fn rapid_turns<Y: Yard>(yard: Y, tasks: usize, total: u64) -> Duration {
     begun.elapsed()
 }
 
+/// What one turn costs with so many shards, each with a connection and ten tasks: what grows with the
+/// number of workers is what a hand-off has to look at.
+fn many_shards(c: &mut Criterion) {
+    let mut group = c.benchmark_group("many_shards/2_threads");
+    group.throughput(Throughput::Elements(1));
+    let runtime = two_threads();
+    for shards in [1, 2, 16, 64] {
+        let yard = Baton::open(shards, shards);
+        group.bench_function(BenchmarkId::new("pgbaton", shards), |b| {
+            b.iter_custom(|iters| runtime.block_on(turns(yard.clone(), 10 * shards, iters)));
+        });
+    }
+    group.finish();
+}
+
 /// Waiters that expire at one moment, in the storms compared.
 const STORMS: [usize; 4] = [256, 2_048, 20_000, 100_000];
 
@@ -509,5 +525,5 @@ fn fall_asleep() {
     std::thread::sleep(Duration::from_micros(200));
 }
 
-criterion_group!(benches, uncontended, contended, hand_off, latency, expiry);
+criterion_group!(benches, uncontended, contended, hand_off, many_shards, latency, expiry);
 criterion_main!(benches);

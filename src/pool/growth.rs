@@ -207,7 +207,7 @@ impl Growth {
         oldest: impl FnOnce() -> Option<Tick>,
         todo: &mut Todo,
     ) -> Claim {
-        if self.room_hint() == Room::None as u8 {
+        if self.has_no_room() {
             return Claim::Denied;
         }
         let reserve_at = self.reserve_opens(oldest);
@@ -225,6 +225,12 @@ impl Growth {
             }
             Claim::Granted(state.grant())
         })
+    }
+
+    /// Whether a claim would be denied, whoever asks; a hint.
+    #[inline]
+    pub(super) fn has_no_room(&self) -> bool {
+        self.room_hint() == Room::None as u8
     }
 
     /// When the reserve opens for whoever waits since `oldest`.

@@ -51,6 +51,8 @@ pub(super) struct Inner<C: Send + 'static> {
     /// Linked waiters of all shards; see `Shard::with` for its order with the published heads.
     pub(super) waiters: Padded<AtomicUsize>,
     pub(super) tickets: Padded<AtomicU64>,
+    /// For each shard, what its givers last saw as the oldest ticket of all, or less.
+    oldest_seen: Box<[Padded<AtomicU64>]>,
     pub(super) generation: AtomicU64,
     pub(super) cross_shard_bound: AtomicU64,
     pub(super) waiters_max: AtomicUsize,
@@ -80,6 +82,7 @@ impl<C: Send + 'static> Inner<C> {
                 shards: (0..shards).map(|_| Shard::new(limits)).collect(),
                 waiters: Padded(AtomicUsize::new(0)),
                 tickets: Padded(AtomicU64::new(0)),
+                oldest_seen: (0..shards).map(|_| Padded(AtomicU64::new(0))).collect(),
                 generation: AtomicU64::new(0),
                 cross_shard_bound: AtomicU64::new(limits.cross_shard_bound),
                 waiters_max: AtomicUsize::new(unlimited_if_zero(limits.waiters_max)),
@@ -217,6 +220,9 @@ impl<C: Send + 'static> Inner<C> {
             }
             Some(shard.enqueue_again(tag))
         });
+        if place.is_some() {
+            self.forget_oldest();
+        }
         let resolved = |phase| Arc::new(Waiter::resolved(phase, tag, now.since(tag.enqueued)));
         match enqueued {
             None => Ticket::new(home, resolved(Phase::Expired), 0),
@@ -261,8 +267,9 @@ impl<C: Send + 'static> Inner<C> {
         let mut todo = Todo::new();
         if self.growth.over() && self.growth.begin_shed() {
             self.close_set_down(conn, &mut todo);
-        } else {
-            self.place(conn, now, &mut todo);
+        } else if self.place(conn, now, &mut todo) {
+            // It went from hand to hand: there is no more to be had than there was before.
+            return;
         }
         self.settle(now, &mut todo);
         self.offer_to_budgets(&mut todo);
@@ -321,19 +328,22 @@ impl<C: Send + 'static> Inner<C> {
         ticket
     }
 
-    /// Brings a connection to a waiter, else to the idle stack of its home, else to its end.
+    /// Brings a connection to a waiter, else to the idle stack of its home, else to its end. False if
+    /// it did not go to a waiter: then who may have overlooked it, or now waits for its slot, is to be
+    /// looked for.
     #[inline]
-    pub(super) fn place(&self, mut conn: Conn<C>, now: Tick, todo: &mut Todo) {
+    pub(super) fn place(&self, mut conn: Conn<C>, now: Tick, todo: &mut Todo) -> bool {
         while self.waiting() > 0 {
             if self.is_stale(&conn) {
-                return self.close_conn(conn, todo);
+                self.close_conn(conn, todo);
+                return false;
             }
             let Some(target) = self.choose_shard(conn.home) else {
                 break;
             };
             let cross_shard = target != conn.home;
             match self.hand(Gift::Conn(conn), target, cross_shard, now) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(Gift::Conn(back)) => conn = back,
                 Err(Gift::Grant(_)) => unreachable!("BUG: a connection came back as a grant"),
             }
@@ -342,16 +352,35 @@ impl<C: Send + 'static> Inner<C> {
         if let Err(conn) = self.with_shard(home, |shard| shard.push_idle(conn, now)) {
             self.close_conn(conn, todo);
         }
+        false
     }
 
     /// The shard to serve: its own, unless another's head is older by more than the bound.
+    ///
+    /// The others' heads, which change with each hand-off there, are read once in so many: the oldest
+    /// ticket only rises, so that what was seen before is a lower bound. A place in the queue that is
+    /// taken again lowers it (see [`forget_oldest`](Self::forget_oldest)); one whose owner was stopped
+    /// between the draw and the publishing is seen that much later.
     fn choose_shard(&self, own: usize) -> Option<usize> {
         let own_head = self.shards[own].head_ticket_hint();
-        let (oldest, ticket) = self.oldest_head()?;
-        // Relaxed: a bound that changes meanwhile may be seen either way.
+        // Relaxed, both: a bound that changes meanwhile may be seen either way, and what was seen is a
+        // number, not a message.
         let bound = self.cross_shard_bound.load(Ordering::Relaxed);
+        let seen = &self.oldest_seen[own].0;
+        if own_head != u64::MAX && own_head.saturating_sub(seen.load(Ordering::Relaxed)) <= bound {
+            return Some(own);
+        }
+        let (oldest, ticket) = self.oldest_head()?;
+        seen.store(ticket, Ordering::Relaxed);
         let keep = own_head != u64::MAX && own_head.saturating_sub(ticket) <= bound;
         Some(if keep { own } else { oldest })
+    }
+
+    /// An older ticket than any may have got in line: all look again.
+    fn forget_oldest(&self) {
+        for seen in &self.oldest_seen {
+            seen.0.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The shard with the oldest ticket at its head, if anybody waits anywhere.
@@ -405,6 +434,10 @@ impl<C: Send + 'static> Inner<C> {
 
     /// False if there is nothing to give.
     fn serve_one(&self, now: Tick, todo: &mut Todo) -> bool {
+        // As a rule, where many wait: and then nobody's head has to be read.
+        if self.growth.has_no_room() && self.shards.iter().all(|shard| shard.idle_hint() == 0) {
+            return false;
+        }
         // Nobody in sight: nobody waits, or all who do are paused. Who links a waiter looks by itself.
         let Some((oldest, _)) = self.oldest_head() else {
             return false;

@@ -30,7 +30,8 @@
 //! # The two procedures
 //!
 //! `place` (a connection comes back): to a waiter if anybody waits, else onto the idle stack of the
-//! shard where its socket is registered. `settle` (something became available, or somebody has got
+//! shard where its socket is registered. What went to a waiter has changed nothing for anybody else;
+//! after all else there is to be settled. `settle` (something became available, or somebody has got
 //! in line): while somebody waits, take an idle connection and place it, else claim a slot and hand
 //! the permit to the oldest waiter, else stop. Whatever `settle` takes and cannot hand over it puts
 //! back and looks again. All rare procedures (close, resize, pause, RECONNECT, a dead connection, a
@@ -83,6 +84,11 @@
 //! loses at most the time of 32 services, which at 4 servers is 8 transactions. A worker that has
 //! no server lets its head age to the bound and then gets one, and the server stays where it is
 //! checked in: servers go where the waiters are.
+//!
+//! What a hand-off has to look at does not grow with the number of shards: other shards' heads are
+//! read once in `cross_shard_bound` tickets, because the oldest ticket only rises; and who gets in
+//! line where there is neither room nor an idle connection looks at words that do not change while
+//! that is so. The numbers are in docs/SCALING.md.
 //!
 //! Within a shard the head is served, unless one of the next 15 wants the connection's session
 //! state and nobody in front of it has been overtaken `overtake_max` times already.

@@ -16,6 +16,7 @@ use crate::primitives::{Arc, Mutex, Tick};
 
 use super::gate::Gate;
 use super::idle::IdleSet;
+use super::inner::Padded;
 use super::lease::Conn;
 use super::limits::{PoolLimits, Refusal};
 use super::stats::Counts;
@@ -68,7 +69,10 @@ pub(super) struct Shard<C> {
     state: Mutex<ShardState<C>>,
     /// The four below are written under the lock and read without: hints to choose by, with a
     /// sequentially consistent fence between where a missed change would be a lost wake-up.
-    idle: AtomicUsize,
+    ///
+    /// On a line of its own: all who get in line read it, and where many wait it stays 0 while the heads
+    /// beside it change with each hand-off.
+    idle: Padded<AtomicUsize>,
     head_ticket: AtomicU64,
     /// When the head came; written together with `head_ticket`, before it.
     head_enqueued: AtomicU64,
@@ -95,7 +99,7 @@ impl<C> Shard<C> {
         };
         Self {
             state: Mutex::new(state),
-            idle: AtomicUsize::new(0),
+            idle: Padded(AtomicUsize::new(0)),
             head_ticket: AtomicU64::new(u64::MAX),
             head_enqueued: AtomicU64::new(u64::MAX),
             head_deadline: AtomicU64::new(u64::MAX),
@@ -135,7 +139,7 @@ impl<C> Shard<C> {
             head_deadline: state.waitlist.head_deadline(),
         };
         if now.idle != state.published.idle {
-            self.idle.store(now.idle, Ordering::Release);
+            self.idle.0.store(now.idle, Ordering::Release);
         }
         if now.head_ticket != state.published.head_ticket {
             let head = state.waitlist.head().filter(|_| now.head_ticket != u64::MAX);
@@ -150,7 +154,7 @@ impl<C> Shard<C> {
     }
 
     pub(super) fn idle_hint(&self) -> usize {
-        self.idle.load(Ordering::Acquire)
+        self.idle.0.load(Ordering::Acquire)
     }
 
     /// `u64::MAX`: nobody waits who could be served.
