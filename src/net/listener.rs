@@ -241,3 +241,40 @@ pub fn bind_unix(dir: &Path, port: u16, mode: u32, owner: SocketOwner) -> io::Re
     listener.set_nonblocking(true)?;
     Ok(Bound::Unix(listener, file))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_options_and_know_both_ends() {
+        let bound = bind_tcp("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let listener = bound.register().unwrap();
+        let options = SocketOptions {
+            keepalive: true,
+            keepalive_idle: Some(Duration::from_secs(77)),
+            user_timeout: Some(Duration::from_secs(33)),
+            ..SocketOptions::default()
+        };
+        listener.configure(&options).unwrap();
+        let Listener::Tcp(_, addr) = &listener else { panic!("it is bound to TCP") };
+        let client = TcpStream::connect(addr).await.unwrap();
+        let accepted = listener.accept().await.unwrap();
+        let socket = &accepted.socket;
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
+        assert_eq!(accepted.ends.peer, client.local_addr().unwrap().into());
+        assert_eq!(accepted.ends.local, client.peer_addr().unwrap().into());
+        assert!(matches!(accepted.register().unwrap(), Transport::Tcp(_)));
+    }
+
+    #[tokio::test]
+    async fn a_socket_bound_to_all_addresses_tells_which_one_was_meant() {
+        let listener = bind_tcp("0.0.0.0:0".parse().unwrap(), 8).unwrap().register().unwrap();
+        let Listener::Tcp(_, addr) = &listener else { panic!("it is bound to TCP") };
+        let target = SocketAddr::from(([127, 0, 0, 1], addr.port()));
+        let _client = TcpStream::connect(target).await.unwrap();
+        assert_eq!(listener.accept().await.unwrap().ends.local, target.into());
+    }
+}
