@@ -198,3 +198,21 @@ fn waits_are_recorded_however_they_end() {
     assert_eq!(waits.served.sum_micros, 3_000);
     drop(lease);
 }
+
+/// What a giver remembers of other shards' heads is no longer true then.
+#[test]
+fn a_place_that_is_taken_again_in_another_shard_is_found_at_once() {
+    let w = world(2, limits(2));
+    let (mut lease, lost) = (w.lease(0, at(0)), w.lease(0, at(0)));
+    let mut old = w.ticket(1, at(0));
+    drop(lost);
+    let permit = granted(&mut old);
+    let mut young: Vec<_> = (0..60).map(|_| w.ticket(0, at(1))).collect();
+    for ticket in young.iter_mut().take(40) {
+        lease.check_in(hint(0), at(2));
+        lease = handed(ticket);
+    }
+    let mut again = permit.requeue(at(900), hint(1), at(3));
+    lease.check_in(hint(0), at(4));
+    drop(handed(&mut again));
+}
