@@ -61,6 +61,22 @@ impl Secret {
     }
 }
 
+/// In constant time, as far as the form allows.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain(a), Self::Plain(b)) => {
+                sha256(a).as_slice().ct_eq(sha256(b).as_slice()).into()
+            }
+            (Self::Md5(a), Self::Md5(b)) => a.encoded().ct_eq(&b.encoded()).into(),
+            (Self::Scram(a), Self::Scram(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Secret {}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -13,9 +13,11 @@
 //! * The costly function is [`scram::ClientKeys::derive`] and what calls it (PBKDF2, about half a
 //!   millisecond for 4,096 rounds): callers keep it off the workers. All else takes microseconds.
 
+pub mod certificate;
 pub mod credentials;
 pub mod md5;
 pub mod scram;
+pub mod scram_binding;
 pub mod scram_client;
 pub mod scram_server;
 

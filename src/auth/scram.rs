@@ -12,8 +12,11 @@ use zeroize::Zeroizing;
 use super::scram_error::ScramError;
 use super::scram_message::{decode_base64, decode_key, encode_base64, hmac, sha256};
 
-/// The one mechanism on offer. `SCRAM-SHA-256-PLUS` is not.
+/// The mechanism without channel binding.
 pub const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+
+/// The mechanism with it, on offer only under TLS.
+pub const MECHANISM_PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
 
 /// The rounds that Postgres uses unless told otherwise.
 pub const ITERATIONS_DEFAULT: u32 = 4096;
@@ -35,15 +38,6 @@ pub const KEY_LEN: usize = 32;
 
 /// A key, wiped when dropped.
 pub type Key = Zeroizing<[u8; KEY_LEN]>;
-
-/// Whether the client chose the mechanism on offer.
-///
-/// # Errors
-///
-/// [`ScramError::Mechanism`], also for the `-PLUS` variant.
-pub fn check_mechanism(mechanism: &[u8]) -> Result<(), ScramError> {
-    if mechanism == MECHANISM { Ok(()) } else { Err(ScramError::Mechanism) }
-}
 
 /// A fresh salt for [`Verifier::from_password`].
 ///
@@ -108,12 +102,13 @@ impl Verifier {
     /// A verifier for a user that does not exist, so that the exchange can be played to its end.
     ///
     /// Salt and count are the same each time for one user and one `process_seed`, as they are for
-    /// a user that exists. `process_seed` must be random and kept secret.
-    pub fn mock(user: &[u8], process_seed: &[u8; 32]) -> Self {
+    /// a user that exists; the count should be the one that those have. `process_seed` must be random
+    /// and kept secret.
+    pub fn mock(user: &[u8], process_seed: &[u8; 32], iterations: u32) -> Self {
         let derived = |purpose: &[u8]| hmac(process_seed, &[purpose, user]);
         let salt = derived(b"salt:").iter().copied().take(SALT_LEN).collect();
         Self {
-            iterations: ITERATIONS_DEFAULT,
+            iterations,
             salt,
             stored_key: derived(b"stored:"),
             server_key: derived(b"server:"),
@@ -247,6 +242,17 @@ impl ClientKeys {
         &self.server_key
     }
 }
+
+/// In constant time, but for salt and count.
+impl PartialEq for ClientKeys {
+    fn eq(&self, other: &Self) -> bool {
+        let same_keys =
+            self.client_key.ct_eq(&*other.client_key) & self.server_key.ct_eq(&*other.server_key);
+        bool::from(same_keys) && self.fit(&other.salt, other.iterations)
+    }
+}
+
+impl Eq for ClientKeys {}
 
 impl std::fmt::Debug for ClientKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

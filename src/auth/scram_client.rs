@@ -9,35 +9,35 @@
 use subtle::ConstantTimeEq;
 
 use super::scram::{ClientKeys, ITERATIONS_MAX, Key, SALT_LEN_MAX, parse_iterations};
+use super::scram_binding::ClientBinding;
 use super::scram_error::{Malformed, ScramError};
 use super::scram_message::{
     Attributes, check, check_nonce, decode_base64, decode_key, encode_base64, hmac, random_nonce,
     sha256, xor,
 };
 
-/// We support no channel binding and send no user name, since the startup packet has named it.
-const GS2_HEADER: &str = "n,,";
-const CHANNEL_BINDING: &[u8] = b"c=biws,r=";
-
-/// The exchange before its first message was answered.
+/// The exchange before its first message was answered. No user name is sent in it, since the startup
+/// packet has named it.
 #[derive(Debug)]
-pub struct ClientFirst {
+pub struct ClientFirst<'a> {
+    binding: ClientBinding<'a>,
     message: String,
     nonce: String,
 }
 
-impl ClientFirst {
+impl<'a> ClientFirst<'a> {
     /// Begins an exchange with a fresh nonce.
     ///
     /// # Errors
     ///
     /// [`ScramError::Random`].
-    pub fn new() -> Result<Self, ScramError> {
-        Ok(Self::with_nonce("", random_nonce()?))
+    pub fn new(binding: ClientBinding<'a>) -> Result<Self, ScramError> {
+        Ok(Self::with_nonce(binding, "", random_nonce()?))
     }
 
-    pub(super) fn with_nonce(user: &str, nonce: String) -> Self {
-        Self { message: format!("{GS2_HEADER}n={user},r={nonce}"), nonce }
+    pub(super) fn with_nonce(binding: ClientBinding<'a>, user: &str, nonce: String) -> Self {
+        let header = binding.gs2_header();
+        Self { binding, message: format!("{header}n={user},r={nonce}"), nonce }
     }
 
     /// client-first-message, the data of the SASLInitialResponse.
@@ -70,17 +70,19 @@ impl ClientFirst {
         if !attributes.rest().is_empty() {
             return Err(Malformed::Garbage.into());
         }
-        let client_first_bare =
-            self.message.strip_prefix(GS2_HEADER).expect("BUG: we wrote the header");
+        let client_first_bare = self.message.strip_prefix(self.binding.gs2_header());
+        let client_first_bare = client_first_bare.expect("BUG: we wrote the header");
         let auth_prefix = [client_first_bare.as_bytes(), b",", server_first, b","].concat();
-        Ok(ClientChallenge { nonce: nonce.to_vec(), salt, iterations, auth_prefix })
+        let without_proof = [b"c=", self.binding.attribute().as_bytes(), b",r=", nonce].concat();
+        Ok(ClientChallenge { without_proof, salt, iterations, auth_prefix })
     }
 }
 
 /// The server's challenge, waiting for keys.
 #[derive(Debug)]
 pub struct ClientChallenge {
-    nonce: Vec<u8>,
+    /// The client's last message but for the proof.
+    without_proof: Vec<u8>,
     salt: Vec<u8>,
     iterations: u32,
     auth_prefix: Vec<u8>,
@@ -107,7 +109,7 @@ impl ClientChallenge {
         if !keys.fit(&self.salt, self.iterations) {
             return Err(ScramError::ForeignKeys);
         }
-        let without_proof = [CHANNEL_BINDING, self.nonce.as_slice()].concat();
+        let without_proof = self.without_proof;
         let auth_message: [&[u8]; 2] = [&self.auth_prefix, &without_proof];
         let stored_key = sha256(keys.client_key().as_slice());
         let client_signature = hmac(stored_key.as_slice(), &auth_message);

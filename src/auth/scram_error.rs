@@ -28,6 +28,15 @@ pub enum ScramError {
     /// `c=` does not repeat the channel-binding choice of the client's first message.
     #[error("unexpected SCRAM channel-binding attribute in client-final-message")]
     ChannelBinding,
+    /// The client believes that channel binding is not on offer, though it is.
+    #[error("SCRAM channel binding negotiation error")]
+    Downgrade,
+    /// A kind of channel binding that PostgreSQL does not have.
+    #[error("unsupported SCRAM channel-binding type")]
+    BindingType,
+    /// The client is bound to another TLS connection than this one.
+    #[error("SCRAM channel binding check failed")]
+    BindingMismatch,
     /// The client's final message is not of this exchange: wrong, or replayed.
     #[error("invalid SCRAM response")]
     Nonce,
@@ -64,7 +73,11 @@ impl ScramError {
             | Self::AuthorizationIdentity
             | Self::Extension
             | Self::NoncePrintable
+            | Self::BindingType
             | Self::ChannelBinding => SqlState::PROTOCOL_VIOLATION,
+            Self::Downgrade | Self::BindingMismatch => {
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+            }
             Self::Nonce | Self::Proof => SqlState::INVALID_PASSWORD,
             Self::ServerNonce
             | Self::Iterations
@@ -83,6 +96,10 @@ impl ScramError {
         match self {
             Self::Malformed(malformed) => message.with_detail(malformed.to_string()),
             Self::Nonce => message.with_detail("Nonce does not match."),
+            Self::Downgrade => message.with_detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  \
+                 However, this server does support channel binding.",
+            ),
             _ => message,
         }
     }
@@ -115,6 +132,12 @@ pub enum Malformed {
          but the SCRAM message includes channel binding data."
     )]
     ChannelBindingData,
+    /// No data of channel binding, though its mechanism was chosen.
+    #[error(
+        "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel \
+         binding data."
+    )]
+    NoChannelBindingData,
     /// No comma where one must be.
     #[error("Comma expected, but found another character.")]
     Comma,

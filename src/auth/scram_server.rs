@@ -8,6 +8,7 @@
 //! Invariant: a client key leaves this module only when its proof was right.
 
 use super::scram::{ClientKeys, Verifier};
+use super::scram_binding::Offer;
 use super::scram_error::{Malformed, ScramError};
 use super::scram_message::{
     Attributes, check, check_nonce, decode_key, encode_base64, hmac, random_nonce, xor,
@@ -16,8 +17,9 @@ use super::scram_message::{
 /// The client's first message, understood.
 #[derive(Debug)]
 pub struct ServerFirst {
-    /// What `c=` must repeat, in base64, in the client's last message.
-    channel_binding: &'static [u8],
+    /// What `c=` must be in the client's last message.
+    channel_binding: String,
+    is_bound: bool,
     client_first_bare: Vec<u8>,
     client_nonce: Vec<u8>,
 }
@@ -28,15 +30,11 @@ impl ServerFirst {
     /// # Errors
     ///
     /// [`ScramError::Malformed`], [`ScramError::AuthorizationIdentity`],
-    /// [`ScramError::Extension`], [`ScramError::NoncePrintable`].
-    pub fn parse(client_first: &[u8]) -> Result<Self, ScramError> {
+    /// [`ScramError::Extension`], [`ScramError::NoncePrintable`], [`ScramError::Downgrade`],
+    /// [`ScramError::BindingType`].
+    pub fn parse(client_first: &[u8], offer: Offer<'_>) -> Result<Self, ScramError> {
         check(client_first)?;
-        let (channel_binding, rest) = match client_first {
-            [b'n', rest @ ..] => (&b"biws"[..], rest),
-            [b'y', rest @ ..] => (&b"eSws"[..], rest),
-            [b'p', ..] => return Err(Malformed::ChannelBindingData.into()),
-            _ => return Err(Malformed::ChannelBindingFlag.into()),
-        };
+        let (channel_binding, rest) = offer.read(client_first)?;
         let client_first_bare = match rest {
             [b',', b',', bare @ ..] => bare,
             [b',', b'a', ..] => return Err(ScramError::AuthorizationIdentity),
@@ -53,6 +51,7 @@ impl ServerFirst {
         }
         Ok(Self {
             channel_binding,
+            is_bound: matches!(offer, Offer::Chosen(_)),
             client_first_bare: client_first_bare.to_vec(),
             client_nonce: client_nonce.to_vec(),
         })
@@ -79,6 +78,7 @@ impl ServerFirst {
         let server_first = [b"r=", nonce.as_slice(), parameters.as_bytes()].concat();
         ServerFinal {
             channel_binding: self.channel_binding,
+            is_bound: self.is_bound,
             client_first_bare: self.client_first_bare,
             nonce,
             server_first,
@@ -90,7 +90,8 @@ impl ServerFirst {
 /// The challenge, sent and waiting for its answer.
 #[derive(Debug)]
 pub struct ServerFinal {
-    channel_binding: &'static [u8],
+    channel_binding: String,
+    is_bound: bool,
     client_first_bare: Vec<u8>,
     nonce: Vec<u8>,
     server_first: Vec<u8>,
@@ -108,13 +109,18 @@ impl ServerFinal {
     /// # Errors
     ///
     /// [`ScramError::Proof`] if the password is wrong or the verifier a mock;
-    /// [`ScramError::Nonce`], [`ScramError::ChannelBinding`], [`ScramError::Malformed`],
+    /// [`ScramError::Nonce`], [`ScramError::ChannelBinding`],
+    /// [`ScramError::BindingMismatch`], [`ScramError::Malformed`],
     /// [`ScramError::Extension`].
     pub fn verify(self, client_final: &[u8]) -> Result<Done, ScramError> {
         check(client_final)?;
         let mut attributes = Attributes::new(client_final);
-        if attributes.expect(b'c')? != self.channel_binding {
-            return Err(ScramError::ChannelBinding);
+        if attributes.expect(b'c')? != self.channel_binding.as_bytes() {
+            return Err(if self.is_bound {
+                ScramError::BindingMismatch
+            } else {
+                ScramError::ChannelBinding
+            });
         }
         let nonce = attributes.expect(b'r')?;
         let (without_proof, proof) = loop {

@@ -5,9 +5,9 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use proptest::prelude::*;
 
 use super::scram::{
-    ClientKeys, ITERATIONS_DEFAULT, ITERATIONS_MAX, SALT_LEN, Verifier, check_mechanism,
-    random_salt,
+    ClientKeys, ITERATIONS_DEFAULT, ITERATIONS_MAX, SALT_LEN, Verifier, random_salt,
 };
+use super::scram_binding::{ClientBinding, Offer};
 use super::scram_client::{ClientChallenge, ClientFirst};
 use super::scram_server::{Done, ServerFinal, ServerFirst};
 use super::{Malformed, ScramError};
@@ -36,8 +36,9 @@ fn verifier(password: &[u8]) -> Verifier {
 }
 
 fn challenged(verifier: Verifier) -> (ClientChallenge, ServerFinal) {
-    let client = ClientFirst::new().unwrap();
-    let server = ServerFirst::parse(client.message()).unwrap().challenge(verifier).unwrap();
+    let client = ClientFirst::new(ClientBinding::Nothing).unwrap();
+    let server =
+        ServerFirst::parse(client.message(), Offer::Nothing).unwrap().challenge(verifier).unwrap();
     (client.challenge(server.message()).unwrap(), server)
 }
 
@@ -54,7 +55,7 @@ fn login(verifier: Verifier, password: &[u8]) -> Result<Done, ScramError> {
 #[test]
 fn rfc7677_server_side() {
     let verifier = Verifier::from_password(b"pencil", rfc7677::SALT, 4096);
-    let server = ServerFirst::parse(rfc7677::CLIENT_FIRST)
+    let server = ServerFirst::parse(rfc7677::CLIENT_FIRST, Offer::Nothing)
         .unwrap()
         .challenge_with_nonce(verifier, rfc7677::SERVER_NONCE);
     assert_eq!(server.message(), rfc7677::SERVER_FIRST);
@@ -64,7 +65,8 @@ fn rfc7677_server_side() {
 
 #[test]
 fn rfc7677_client_side() {
-    let client = ClientFirst::with_nonce("user", rfc7677::CLIENT_NONCE.to_owned());
+    let client =
+        ClientFirst::with_nonce(ClientBinding::Nothing, "user", rfc7677::CLIENT_NONCE.to_owned());
     assert_eq!(client.message(), rfc7677::CLIENT_FIRST);
     let challenge = client.challenge(rfc7677::SERVER_FIRST).unwrap();
     assert_eq!((challenge.salt(), challenge.iterations()), (rfc7677::SALT, 4096));
@@ -147,7 +149,7 @@ fn another_implementation_logs_in_to_our_server() {
         ("pencil", ChannelBinding::unrequested()),
     ] {
         let mut client = ScramSha256::new(password.as_bytes(), binding);
-        let server = ServerFirst::parse(client.message()).unwrap();
+        let server = ServerFirst::parse(client.message(), Offer::Nothing).unwrap();
         let server = server.challenge(verifier(password.as_bytes())).unwrap();
         client.update(server.message()).unwrap();
         let done = server.verify(client.message()).unwrap();
@@ -174,12 +176,12 @@ fn passwords_are_normalised_where_they_can_be() {
 #[test]
 fn a02_an_unknown_user_is_played_to_the_end_with_a_stable_salt() {
     let seed = [7; 32];
-    let mock = Verifier::mock(b"nobody", &seed);
+    let mock = Verifier::mock(b"nobody", &seed, ITERATIONS_DEFAULT);
     assert_eq!(mock.salt().len(), SALT_LEN);
     assert_eq!(mock.iterations(), ITERATIONS_DEFAULT);
-    assert_eq!(mock, Verifier::mock(b"nobody", &seed));
-    assert_ne!(mock.salt(), Verifier::mock(b"nobody2", &seed).salt());
-    assert_ne!(mock.salt(), Verifier::mock(b"nobody", &[8; 32]).salt());
+    assert_eq!(mock, Verifier::mock(b"nobody", &seed, ITERATIONS_DEFAULT));
+    assert_ne!(mock.salt(), Verifier::mock(b"nobody2", &seed, ITERATIONS_DEFAULT).salt());
+    assert_ne!(mock.salt(), Verifier::mock(b"nobody", &[8; 32], ITERATIONS_DEFAULT).salt());
     assert_eq!(login(mock, b"pencil").unwrap_err(), ScramError::Proof);
     // The error is the one of a wrong password.
     let wrong = login(verifier(b"pencil"), b"x").unwrap_err().to_message();
@@ -196,13 +198,76 @@ fn a02_a_mock_refuses_even_its_own_client_key() {
 }
 
 #[test]
-fn a06_only_the_mechanism_on_offer_is_accepted() {
-    assert_eq!(check_mechanism(b"SCRAM-SHA-256"), Ok(()));
+fn a06_only_a_mechanism_on_offer_is_accepted() {
+    let end_point = Some(&[7_u8; 32][..]);
+    assert_eq!(Offer::by_mechanism(b"SCRAM-SHA-256", None), Ok(Offer::Nothing));
+    assert_eq!(Offer::by_mechanism(b"SCRAM-SHA-256", end_point), Ok(Offer::Declined));
+    let chosen = Offer::by_mechanism(b"SCRAM-SHA-256-PLUS", end_point);
+    assert_eq!(chosen, Ok(Offer::Chosen(&[7; 32])));
     for other in [&b""[..], b"SCRAM-SHA-256-PLUS", b"SCRAM-SHA-1", b"scram-sha-256", b"PLAIN"] {
-        let error = check_mechanism(other).unwrap_err();
+        let error = Offer::by_mechanism(other, None).unwrap_err();
         assert_eq!(error.sqlstate(), SqlState::PROTOCOL_VIOLATION);
         assert_eq!(error.to_string(), "client selected an invalid SASL authentication mechanism");
     }
+    assert!(Offer::by_mechanism(b"SCRAM-SHA-256-plus", end_point).is_err());
+}
+
+/// A login of ours, bound or not, and what its server makes of it.
+fn bound(client: ClientBinding<'_>, offer: Offer<'_>) -> Result<Done, ScramError> {
+    let first = ClientFirst::new(client)?;
+    let server = ServerFirst::parse(first.message(), offer)?.challenge(verifier(b"pencil"))?;
+    let challenge = first.challenge(server.message())?;
+    let keys = ClientKeys::derive(b"pencil", challenge.salt(), challenge.iterations());
+    let proof = challenge.respond(&keys)?;
+    let done = server.verify(proof.message())?;
+    proof.verify(done.message())?;
+    Ok(done)
+}
+
+#[test]
+fn binding_holds_only_where_both_ends_see_the_same_certificate() {
+    use ClientBinding::{Bound, NotOffered, Nothing};
+    let (seen, other) = (&[1_u8; 32][..], &[2_u8; 32][..]);
+    for (client, offer) in [
+        (Nothing, Offer::Nothing),
+        (NotOffered, Offer::Nothing),
+        (Nothing, Offer::Declined),
+        (Bound(seen), Offer::Chosen(seen)),
+        (Bound(&[]), Offer::Chosen(&[])),
+    ] {
+        assert!(bound(client, offer).is_ok(), "{client:?} {offer:?}");
+    }
+    for (client, offer, error) in [
+        (Bound(seen), Offer::Chosen(other), ScramError::BindingMismatch),
+        (Bound(&[]), Offer::Chosen(seen), ScramError::BindingMismatch),
+        (NotOffered, Offer::Declined, ScramError::Downgrade),
+        (Nothing, Offer::Chosen(seen), Malformed::NoChannelBindingData.into()),
+        (NotOffered, Offer::Chosen(seen), Malformed::NoChannelBindingData.into()),
+        (Bound(seen), Offer::Declined, Malformed::ChannelBindingData.into()),
+        (Bound(seen), Offer::Nothing, Malformed::ChannelBindingData.into()),
+    ] {
+        assert_eq!(bound(client, offer).unwrap_err(), error, "{client:?} {offer:?}");
+    }
+    for kind in ["tls-unique", "tls-exporter", "", "tls-server-end-points"] {
+        let first = format!("p={kind},,n=,r=abc");
+        let error = ServerFirst::parse(first.as_bytes(), Offer::Chosen(seen)).unwrap_err();
+        assert_eq!(error, ScramError::BindingType);
+    }
+    assert!(ServerFirst::parse(b"p", Offer::Chosen(seen)).is_err());
+    assert!(ServerFirst::parse(b"p=tls-server-end-point", Offer::Chosen(seen)).is_err());
+}
+
+#[test]
+fn another_implementation_binds_alike() {
+    let end_point = [9_u8; 48];
+    let binding = ChannelBinding::tls_server_end_point(end_point.to_vec());
+    let mut client = ScramSha256::new(b"pencil", binding);
+    let offer = Offer::by_mechanism(b"SCRAM-SHA-256-PLUS", Some(&end_point)).unwrap();
+    let server = ServerFirst::parse(client.message(), offer).unwrap();
+    let server = server.challenge(verifier(b"pencil")).unwrap();
+    client.update(server.message()).unwrap();
+    let done = server.verify(client.message()).unwrap();
+    client.finish(done.message()).unwrap();
 }
 
 #[test]
@@ -230,14 +295,14 @@ fn a07_client_first_messages_that_are_malformed_are_refused() {
         (b"n,,n=,r=abc,1=x", Malformed::Equals.into()),
     ];
     for (message, expected) in cases {
-        let error = ServerFirst::parse(message).unwrap_err();
+        let error = ServerFirst::parse(message, Offer::Nothing).unwrap_err();
         assert_eq!(error, *expected, "{}", message.escape_ascii());
         assert_eq!(error.sqlstate(), SqlState::PROTOCOL_VIOLATION);
     }
     let detail = ScramError::from(Malformed::ChannelBindingData).to_message().detail.unwrap();
     assert!(detail.starts_with("The client selected SCRAM-SHA-256 without channel binding"));
     // Optional extensions are none of our business, and the user name inside is ignored.
-    assert!(ServerFirst::parse(b"y,,n=any=2Cone,r=abc,x=1,z=").is_ok());
+    assert!(ServerFirst::parse(b"y,,n=any=2Cone,r=abc,x=1,z=", Offer::Nothing).is_ok());
 }
 
 /// Runs a good exchange, but lets `change` have its way with the client's last message.
@@ -288,7 +353,7 @@ fn a09_a_replayed_client_final_is_refused() {
     let verifier = Verifier::from_password(b"pencil", rfc7677::SALT, 4096);
     let mut nonces = Vec::new();
     for _ in 0..50 {
-        let server = ServerFirst::parse(rfc7677::CLIENT_FIRST).unwrap();
+        let server = ServerFirst::parse(rfc7677::CLIENT_FIRST, Offer::Nothing).unwrap();
         let server = server.challenge(verifier.clone()).unwrap();
         nonces.push(server.message().to_vec());
         let error = server.verify(rfc7677::CLIENT_FINAL).unwrap_err();
@@ -306,7 +371,7 @@ fn a09_a_replayed_client_final_is_refused() {
 
 /// What our client says to a server's first message; `N` stands for our nonce.
 fn server_first(template: &str) -> Result<ClientChallenge, ScramError> {
-    let client = ClientFirst::with_nonce("", "nonce".to_owned());
+    let client = ClientFirst::with_nonce(ClientBinding::Nothing, "", "nonce".to_owned());
     client.challenge(template.replace('N', "nonce").as_bytes())
 }
 
@@ -399,13 +464,13 @@ proptest! {
         let attributes = [b"c=biws,r=", &bytes[..]].concat();
         for message in [&bytes, &attributes] {
             let _ = Verifier::parse(message);
-            let _ = ServerFirst::parse(message);
-            let _ = ServerFirst::parse(&[b"n,,n=,r=", &message[..]].concat());
-            let (client, server) = challenged(Verifier::mock(b"u", &[0; 32]));
+            let _ = ServerFirst::parse(message, Offer::Nothing);
+            let _ = ServerFirst::parse(&[b"n,,n=,r=", &message[..]].concat(), Offer::Nothing);
+            let (client, server) = challenged(Verifier::mock(b"u", &[0; 32], ITERATIONS_DEFAULT));
             prop_assert!(server.verify(message).is_err());
             let keys = ClientKeys::derive(b"", client.salt(), 1);
             prop_assert!(client.respond(&keys).is_err());
-            let client = ClientFirst::with_nonce("", "nonce".to_owned());
+            let client = ClientFirst::with_nonce(ClientBinding::Nothing, "", "nonce".to_owned());
             let _ = client.challenge(message);
         }
     }

@@ -182,7 +182,10 @@ impl Hub {
         orders: UnboundedSender<Order>,
     ) -> Arc<Self> {
         let mut mock_seed = [0_u8; 32];
-        mock_seed.fill_with(|| fastrand::u8(..));
+        // Without the system's randomness no login by password comes about anyway.
+        if getrandom::fill(&mut mock_seed).is_err() {
+            mock_seed.fill_with(|| fastrand::u8(..));
+        }
         Arc::new(Self {
             config: ArcSwap::new(config),
             pools,
@@ -326,12 +329,13 @@ impl std::fmt::Debug for Verifiers {
 }
 
 impl Verifiers {
-    /// The verifier of this user's password, if it was made before.
+    /// The verifier of this user's password with this count, if it was made before.
     #[must_use]
-    pub fn find(&self, user: &str, password: &[u8]) -> Option<Arc<Verifier>> {
+    pub fn find(&self, user: &str, password: &[u8], iterations: u32) -> Option<Arc<Verifier>> {
         let table = self.0.lock();
         let made = table.get(user)?;
-        (**made.password == *password).then(|| made.verifier.clone())
+        let is_it = **made.password == *password && made.verifier.iterations() == iterations;
+        is_it.then(|| made.verifier.clone())
     }
 
     /// Remembers a verifier just made, in the place of one for an older password.

@@ -13,7 +13,7 @@ use super::end::LoginError;
 use super::hub::{ClientPlace, Hub, Registration, Worker, WorkerPlace};
 use super::routes;
 use super::session::{Link, PoolClient, Session};
-use crate::config::{AuthType, ClientSslMode, Config, PoolMode};
+use crate::config::{ClientTls, Config, PoolMode};
 use crate::net::{Ends, TlsKind, Transport};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
@@ -22,9 +22,11 @@ use crate::protocol::startup::{self, Initial, Parameter, Replication, Startup};
 use crate::server::framed::{Framed, ReadError};
 use crate::server::pools::ServerPool;
 use crate::server::{Greeting, ServerLease, Settings};
+use authenticate::Asked;
 
 mod authenticate;
 mod borrow;
+mod exchange;
 
 /// SSLRequest and GSSENCRequest messages answered before a client has to get on with it.
 const NEGOTIATIONS_MAX: usize = 2;
@@ -152,7 +154,7 @@ pub async fn login(
     ends: Ends,
     framed: &mut Framed,
 ) -> Result<Ready, LoginError> {
-    let startup = read_startup(hub, framed).await?;
+    let (startup, tls) = read_startup(hub, framed).await?;
     if startup.needs_negotiation() {
         let mut bytes = Vec::new();
         encode::negotiate_protocol_version(
@@ -168,10 +170,11 @@ pub async fn login(
     let config = hub.config.load_full();
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         let minor = startup.negotiated_minor();
-        return Box::pin(console(hub, &config, framed, user, minor)).await;
+        return Box::pin(console(hub, &config, framed, (user, tls), minor)).await;
     }
     let mut place = admit(hub, &config)?;
-    authenticate::authenticate(hub, &config, framed, &user).await?;
+    let asked = Asked { user: &user, tls: tls.as_ref() };
+    let learnt = authenticate::authenticate(hub, &config, framed, asked).await?;
     if hub.is_disabled(&database) {
         return Err(LoginError::refused(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -184,6 +187,9 @@ pub async fn login(
             format!("database \"{database}\" does not exist"),
         ));
     };
+    if let Some(learnt) = learnt.filter(|_| *pool.user == *user) {
+        pool.learn(learnt);
+    }
     place
         .sit(&config, &database, &user)
         .map_err(|full| LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, full.to_string()))?;
@@ -252,13 +258,17 @@ fn admit(hub: &Arc<Hub>, config: &Config) -> Result<ClientPlace, LoginError> {
 /// The first byte of a TLS handshake, which begins no packet of PostgreSQL's.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads up to the StartupMessage, answering what may come before it.
-async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginError> {
-    let mut negotiations = 0;
+/// Reads up to the StartupMessage, answering what may come before it. Gives what TLS was begun with:
+/// a reload may have put another certificate in force since.
+async fn read_startup(
+    hub: &Hub,
+    framed: &mut Framed,
+) -> Result<(Startup, Option<ClientTls>), LoginError> {
+    let (mut negotiations, mut tls) = (0, None);
     loop {
         let is_first = negotiations == 0 && framed.transport.tls().is_none();
         if is_first && framed.buffer.first() == Some(&TLS_HANDSHAKE) && may_encrypt(hub, framed) {
-            Box::pin(encrypt(hub, framed, true)).await?;
+            tls = Some(Box::pin(encrypt(hub, framed, true)).await?);
             continue;
         }
         let Some((initial, consumed)) = startup::initial(&framed.buffer)? else {
@@ -277,7 +287,7 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
             Initial::Startup(_) if needs_encryption(hub, framed) => {
                 return Err(LoginError::refused(SqlState::PROTOCOL_VIOLATION, "SSL required"));
             }
-            Initial::Startup(startup) => return Ok(startup),
+            Initial::Startup(startup) => return Ok((startup, tls)),
             Initial::Cancel { pid, secret } => {
                 Box::pin(cancel::forward(hub, pid, &secret)).await;
                 return Err(LoginError::NoSession);
@@ -300,7 +310,7 @@ async fn read_startup(hub: &Hub, framed: &mut Framed) -> Result<Startup, LoginEr
                 }
                 if initial == Initial::Ssl && may_encrypt(hub, framed) {
                     framed.send(b"S").await?;
-                    Box::pin(encrypt(hub, framed, false)).await?;
+                    tls = Some(Box::pin(encrypt(hub, framed, false)).await?);
                 } else {
                     framed.send(b"N").await?;
                 }
@@ -317,13 +327,13 @@ fn may_encrypt(hub: &Hub, framed: &Framed) -> bool {
 /// Whether a client may not go on as it is. Cancel requests may: libpq sends them in the clear.
 fn needs_encryption(hub: &Hub, framed: &Framed) -> bool {
     let mode = hub.config.load().general.client_tls_sslmode;
-    mode == ClientSslMode::Require && matches!(framed.transport, Transport::Tcp(_))
+    mode.insists() && matches!(framed.transport, Transport::Tcp(_))
 }
 
 /// Has the connection go on under TLS. `direct`: the client began with it.
 ///
 /// What fails, or is dropped, takes the socket with it: nothing can be said in the clear any more.
-async fn encrypt(hub: &Hub, framed: &mut Framed, direct: bool) -> Result<(), LoginError> {
+async fn encrypt(hub: &Hub, framed: &mut Framed, direct: bool) -> Result<ClientTls, LoginError> {
     let Some(tls) = hub.config.load().tls.clients.clone() else {
         return Err(LoginError::NoSession);
     };
@@ -331,25 +341,28 @@ async fn encrypt(hub: &Hub, framed: &mut Framed, direct: bool) -> Result<(), Log
     let mut transport = std::mem::replace(&mut framed.transport, Transport::Closed);
     transport.accept_tls(&tls.config, received, direct).await?;
     framed.transport = transport;
-    Ok(())
+    Ok(tls)
 }
 
 async fn console(
     hub: &Arc<Hub>,
     config: &Config,
     framed: &mut Framed,
-    user: String,
+    (user, tls): (String, Option<ClientTls>),
     minor: u16,
 ) -> Result<Ready, LoginError> {
-    let is_admin = config.general.admin_users.contains(&user);
+    let is_owner = is_owner(framed, &user);
+    let is_admin = is_owner || config.general.admin_users.contains(&user);
     if !is_admin && !config.general.stats_users.contains(&user) {
         return Err(LoginError::refused(
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             "not allowed",
         ));
     }
-    if config.general.auth_type != AuthType::Trust {
-        authenticate::authenticate(hub, config, framed, &user).await?;
+    if !is_owner {
+        let asked = Asked { user: &user, tls: tls.as_ref() };
+        // What is learnt of a console's user serves no pool.
+        drop(authenticate::authenticate(hub, config, framed, asked).await?);
     }
     let seat = hub.consoles.register(minor).ok_or_else(|| {
         LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, "no more consoles allowed")
@@ -358,6 +371,13 @@ async fn console(
     encode::authentication_ok(&mut bytes);
     framed.send(&bytes).await?;
     Ok(Ready::Console { user, is_admin, seat })
+}
+
+/// Whether a console's client is the user that pgbaton runs as, which the system vouches for on a Unix
+/// socket: it needs no password to say so, as with PgBouncer.
+fn is_owner(framed: &Framed, user: &str) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    CONSOLE_DATABASES.contains(&user) && authenticate::peer_uid(framed) == Some(own)
 }
 
 /// The settings that a StartupMessage asks for, those left out that are configured to be ignored.

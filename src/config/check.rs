@@ -35,6 +35,12 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
     for table in raw.databases.values().filter(|table| blank(table)) {
         faults.add(table.at, Problem::NoHost(table.path.clone()));
     }
+    let forces_none = |table: &RawTable| table.is_blank("user");
+    if general.auth_type == AuthType::Any {
+        for table in raw.databases.values().filter(|table| forces_none(table)) {
+            faults.add(table.at, Problem::AnyNeedsUser(table.path.clone()));
+        }
+    }
     if let Some(table) = raw.users.get(FALLBACK_DATABASE) {
         faults.add(table.at, Problem::FallbackUser);
     }

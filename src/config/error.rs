@@ -181,6 +181,9 @@ pub enum Problem {
         /// Why not.
         reason: &'static str,
     },
+    /// A database without a user of its own, though clients' names mean nothing.
+    #[error("{0}: auth_type = \"any\" needs a `user` in every database")]
+    AnyNeedsUser(SectionPath),
     /// A connection string that cannot be read. The reason quotes nothing of it.
     #[error("{path}: {reason}")]
     ConnectionString {

@@ -44,6 +44,7 @@ pub use kinds::duration::DURATION_MAX;
 pub use kinds::host::{ListenAddr, ServerHost};
 pub use kinds::number::Limit;
 pub use kinds::secret::{Password, PasswordKind};
+pub use kinds::tls::Picked;
 pub use kinds::word::{AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode};
 pub use load::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use resolved::{

@@ -11,7 +11,7 @@ use super::auth_file::FileUsers;
 use super::keys::SectionKeys;
 use super::kinds::host::ServerHost;
 use super::kinds::number::Limit;
-use super::kinds::secret::Password;
+use super::kinds::secret::{Password, PasswordKind};
 use super::kinds::word::PoolMode;
 use super::schema::{Database, General, User};
 use super::tls::Tls;
@@ -68,6 +68,13 @@ impl Users {
     pub fn password(&self, name: &str) -> Option<&Password> {
         let own = self.get(name).and_then(|user| user.password.as_ref());
         own.or_else(|| self.in_file.get(name)?.as_ref())
+    }
+
+    /// Whether secrets are SCRAM verifiers, as far as a few of them tell.
+    pub fn are_verifiers(&self) -> bool {
+        let own = self.named.values().filter_map(|user| user.password.as_ref());
+        let mut some = own.chain(self.in_file.values().flatten()).take(16).peekable();
+        some.peek().is_some() && some.all(|secret| secret.kind() == PasswordKind::ScramSha256)
     }
 
     /// Whether `[users]` or `auth_file` names this user.

@@ -18,6 +18,7 @@ use super::kinds::list::NameList;
 use super::kinds::number::{FileMode, Int, Limit, LimitUpTo};
 use super::kinds::path::FilePath;
 use super::kinds::secret::{Password, Secret};
+use super::kinds::tls::{self, Picked};
 use super::kinds::word::{
     AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode, Word,
 };
@@ -93,6 +94,8 @@ settings! {
 
     /// How clients prove who they are. With md5, users stored as SCRAM verifiers use SCRAM.
     auth_type: AuthType = Value("md5"), RELOAD, Word;
+    /// Iterations of the SCRAM verifiers that are made of passwords in clear text.
+    scram_iterations: u32 = Value("4096"), RELOAD, Int { min: 1, max: 100_000 };
     /// File of users and secrets in the form of PgBouncer's userlist.txt. `[users.NAME]` wins over it.
     auth_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
     /// Users who may do everything on the console.
@@ -100,18 +103,39 @@ settings! {
     /// Users who may only look at the console.
     stats_users: Vec<String> = Value(""), RELOAD, NameList;
 
-    /// Whether clients get TLS: `allow` and `prefer` if they ask for it, `require` nothing else over
-    /// TCP. Unix sockets have none.
+    /// Whether clients get TLS: `allow`, `prefer` if they ask, `require` over TCP always, `verify-*` with
+    /// a certificate of theirs.
     client_tls_sslmode: ClientSslMode = Value("disable"), RELOAD, Word;
     /// The certificate that clients are shown, with those between it and its CA, in PEM form.
     client_tls_cert_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
     /// The private key of that certificate, in PEM form and without a passphrase.
     client_tls_key_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// Certificates that are trusted to vouch for clients', in PEM form. With it clients are asked for
+    /// one.
+    client_tls_ca_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// Versions of TLS for clients.
+    client_tls_protocols: Picked = Value("secure"), RELOAD, tls::VERSIONS;
+    /// Cipher suites of TLS 1.2 for clients.
+    client_tls_ciphers: Picked = Value("default"), RELOAD, tls::CIPHERS;
+    /// Cipher suites of TLS 1.3 for clients; empty is all.
+    client_tls13_ciphers: Picked = Value(""), RELOAD, tls::CIPHERS_13;
+    /// Curves on which keys are exchanged with clients.
+    client_tls_ecdhcurve: Picked = Value("auto"), RELOAD, tls::CURVES;
     /// Use TLS towards servers: `allow` and `prefer` if they have it, the others always. Only
     /// `verify-ca` and `verify-full` look at certificates.
     server_tls_sslmode: ServerSslMode = Value("prefer"), RELOAD, Word;
     /// Certificates that are trusted to vouch for servers', in PEM form.
     server_tls_ca_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// The certificate that servers are shown if they ask for one, in PEM form.
+    server_tls_cert_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// The private key of that certificate, in PEM form and without a passphrase.
+    server_tls_key_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// Versions of TLS for servers.
+    server_tls_protocols: Picked = Value("secure"), RELOAD, tls::VERSIONS;
+    /// Cipher suites of TLS 1.2 for servers.
+    server_tls_ciphers: Picked = Value("default"), RELOAD, tls::CIPHERS;
+    /// Cipher suites of TLS 1.3 for servers; empty is all.
+    server_tls13_ciphers: Picked = Value(""), RELOAD, tls::CIPHERS_13;
 
     /// Longest wait for a server connection, then the client is disconnected. 0 waits for ever.
     query_wait_timeout: Option<Duration> = Value("120"), RELOAD, OffAtZero(Time::SECONDS);

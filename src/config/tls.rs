@@ -5,28 +5,35 @@
 //! settings and the same bytes, so that a reload that finds nothing new keeps what is in force, with
 //! the tickets of its clients; no error quotes a key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Place, Problem, Warning, WarningKind};
-use super::keys::{Section, SectionPath};
+use super::keys::{KeyInfo, Section, SectionPath, keys_of};
 use super::kinds::word::{ClientSslMode, ServerSslMode};
 use super::load::read as read_file;
 use super::schema::General;
-use verify::Verifier;
+use crate::auth::certificate;
+use verify_client::Trust;
+use verify_server::Verifier;
 
-mod verify;
+mod offer;
+mod verify_client;
+mod verify_server;
 
 /// The ALPN name of the PostgreSQL protocol.
 pub const ALPN: &[u8] = b"postgresql";
 
-/// What was read of files.
+/// What was read of a file.
+type FileBytes = Zeroizing<Vec<u8>>;
+/// The same of all files and settings, in short.
 type Print = [u8; 32];
 
 /// TLS towards both sides.
@@ -43,6 +50,10 @@ pub struct Tls {
 pub struct ClientTls {
     /// For handshakes.
     pub config: Arc<ServerConfig>,
+    /// What SCRAM binds to, if that can be done with this certificate.
+    pub end_point: Option<Box<[u8]>>,
+    /// Who vouches for clients; `None`: they are not asked for certificates.
+    pub trust: Option<Trust>,
     print: Print,
 }
 
@@ -109,6 +120,15 @@ pub(super) fn lacks(general: &General) -> Option<(&'static str, Problem)> {
         ("client_tls_sslmode", "client_tls_cert_file and client_tls_key_file are needed")
     } else if general.server_tls_sslmode.verifies() && general.server_tls_ca_file.is_none() {
         ("server_tls_sslmode", "server_tls_ca_file is needed")
+    } else if general.client_tls_sslmode.verifies() && general.client_tls_ca_file.is_none() {
+        ("client_tls_sslmode", "client_tls_ca_file is needed")
+    } else if general.server_tls_cert_file.is_some() != general.server_tls_key_file.is_some() {
+        let key = if general.server_tls_key_file.is_none() {
+            "server_tls_cert_file"
+        } else {
+            "server_tls_key_file"
+        };
+        (key, "server_tls_cert_file and server_tls_key_file go together")
     } else {
         return None;
     };
@@ -124,7 +144,7 @@ pub(super) fn load(
     warnings: &mut Vec<Warning>,
 ) -> Result<Tls, Vec<Diagnostic>> {
     let clients = client_tls(general, folder, warnings);
-    let servers = server_tls(general, folder);
+    let servers = server_tls(general, folder, warnings);
     match (clients, servers) {
         (Ok(clients), Ok(servers)) => Ok(Tls { clients, servers }),
         (clients, servers) => {
@@ -138,73 +158,152 @@ fn client_tls(
     folder: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<ClientTls>, Box<Diagnostic>> {
+    let mode = general.client_tls_sslmode;
     let files = (&general.client_tls_cert_file, &general.client_tls_key_file);
-    let (
-        ClientSslMode::Allow | ClientSslMode::Prefer | ClientSslMode::Require,
-        (Some(cert), Some(key)),
-    ) = (general.client_tls_sslmode, files)
-    else {
+    let (true, (Some(cert), Some(key))) = (mode != ClientSslMode::Disable, files) else {
         return Ok(None);
     };
-    let (cert, key) = (folder.join(cert), folder.join(key));
-    let (cert_bytes, _) = read_file(&cert).map_err(|problem| at(&cert, problem))?;
-    let (key_bytes, mode) = read_file(&key).map_err(|problem| at(&key, problem))?;
-    if let Some(mode) = mode.filter(|mode| mode & 0o004 != 0) {
-        let place = Place::File(key.display().to_string().into());
-        warnings.push(Warning { place, kind: WarningKind::ReadableKey(mode) });
-    }
-    let chain = certificates(&cert, &cert_bytes)?;
-    let private_key = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|_| {
-        tls_file(&key, "no private key in PEM form in it that could be read without a passphrase")
-    })?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let unusable = |error: rustls::Error| {
-        let text = format!("cannot be used with the key in {}: {error}", key.display());
-        tls_file(&cert, &text)
+    let identity = Identity::read(&folder.join(cert), &folder.join(key), warnings)?;
+    let provider = offer::provider(
+        &general.client_tls_ciphers,
+        &general.client_tls13_ciphers,
+        Some(&general.client_tls_ecdhcurve),
+    );
+    let (trust, ca_bytes) = match &general.client_tls_ca_file {
+        Some(file) => {
+            let file = folder.join(file);
+            let (roots, _, bytes) = authorities(&file)?;
+            let trust =
+                Trust::new(roots, provider.clone()).map_err(|reason| tls_file(&file, &reason))?;
+            (Some(trust), bytes)
+        }
+        None => (None, Zeroizing::default()),
     };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private_key)
-        .map_err(unusable)?;
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&offer::versions(&general.client_tls_protocols))
+        .map_err(|error| identity.unusable(&error))?;
+    let builder = match &trust {
+        Some(trust) => builder.with_client_cert_verifier(trust.verifier(mode.verifies())),
+        None => builder.with_no_client_auth(),
+    };
+    let end_point = certificate::end_point(&identity.chain[0]);
+    let print = print(&[
+        &identity.bytes.0,
+        &identity.bytes.1,
+        &ca_bytes,
+        settings_text(general, "client_tls_").as_bytes(),
+    ]);
+    let mut config = builder
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(|error| identity.unusable(&error))?;
     // Tickets that nothing has to be remembered for. Early data stays off: it can be replayed.
-    config.ticketer = Ticketer::new().map_err(unusable)?;
+    config.ticketer = Ticketer::new().map_err(|error| identity.unusable(&error))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    let print = print(&[&cert_bytes, &key_bytes]);
-    Ok(Some(ClientTls { config: Arc::new(config), print }))
+    Ok(Some(ClientTls { config: Arc::new(config), end_point, trust, print }))
 }
 
-fn server_tls(general: &General, folder: &Path) -> Result<ServerTls, Box<Diagnostic>> {
+fn server_tls(
+    general: &General,
+    folder: &Path,
+    warnings: &mut Vec<Warning>,
+) -> Result<ServerTls, Box<Diagnostic>> {
     let mode = general.server_tls_sslmode;
     if mode == ServerSslMode::Disable {
         return Ok(ServerTls::off());
     }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let (verifier, print) = match &general.server_tls_ca_file {
+    let provider =
+        offer::provider(&general.server_tls_ciphers, &general.server_tls13_ciphers, None);
+    let (verifier, ca_bytes) = match &general.server_tls_ca_file {
         Some(file) if mode.verifies() => {
-            let file = folder.join(file);
-            let (bytes, _) = read_file(&file).map_err(|problem| at(&file, problem))?;
-            let trusted = certificates(&file, &bytes)?;
-            let mut roots = RootCertStore::empty();
-            let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
-            if usable == 0 {
-                return Err(tls_file(&file, "no certificate in it can be used"));
-            }
+            let (roots, trusted, bytes) = authorities(&folder.join(file))?;
             let checks_name = mode == ServerSslMode::VerifyFull;
-            (Verifier::trusting(&provider, roots, trusted, checks_name), print(&[&bytes]))
+            (Verifier::trusting(&provider, roots, trusted, checks_name), bytes)
         }
-        _ => (Verifier::trusting_all(&provider), Print::default()),
+        _ => (Verifier::trusting_all(&provider), Zeroizing::default()),
     };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tls_file(Path::new("server_tls_sslmode"), &error.to_string()))?;
-    let mut config = config
+    let identity = match (&general.server_tls_cert_file, &general.server_tls_key_file) {
+        (Some(cert), Some(key)) => {
+            Some(Identity::read(&folder.join(cert), &folder.join(key), warnings)?)
+        }
+        _ => None,
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&offer::versions(&general.server_tls_protocols))
+        .map_err(|error| tls_file(Path::new("server_tls_protocols"), &error.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &identity {
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(|error| identity.unusable(&error))?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![ALPN.to_vec()];
+    let (cert, key) = identity.map(|identity| identity.bytes).unwrap_or_default();
+    let settings = settings_text(general, "server_tls_");
+    let print = print(&[&cert, &key, &ca_bytes, settings.as_bytes()]);
     Ok(ServerTls { mode, config: Some(Arc::new(config)), print })
+}
+
+/// A certificate, those between it and its authority, and its key.
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// What was read of either file.
+    bytes: (FileBytes, FileBytes),
+    files: (PathBuf, PathBuf),
+}
+
+impl Identity {
+    fn read(cert: &Path, key: &Path, warnings: &mut Vec<Warning>) -> Result<Self, Box<Diagnostic>> {
+        let (cert_bytes, _) = read_file(cert).map_err(|problem| at(cert, problem))?;
+        let (key_bytes, mode) = read_file(key).map_err(|problem| at(key, problem))?;
+        if let Some(mode) = mode.filter(|mode| mode & 0o004 != 0) {
+            let place = Place::File(key.display().to_string().into());
+            warnings.push(Warning { place, kind: WarningKind::ReadableKey(mode) });
+        }
+        let chain = certificates(cert, &cert_bytes)?;
+        let private_key = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|_| {
+            let reason = "no private key in PEM form in it that could be read without a passphrase";
+            tls_file(key, reason)
+        })?;
+        let files = (cert.to_owned(), key.to_owned());
+        Ok(Self { chain, key: private_key, bytes: (cert_bytes, key_bytes), files })
+    }
+
+    fn unusable(&self, error: &rustls::Error) -> Box<Diagnostic> {
+        let (cert, key) = &self.files;
+        tls_file(cert, &format!("cannot be used with the key in {}: {error}", key.display()))
+    }
+}
+
+/// The certificates of a file as authorities, as they are, and the file's bytes.
+fn authorities(
+    file: &Path,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>, FileBytes), Box<Diagnostic>> {
+    let (bytes, _) = read_file(file).map_err(|problem| at(file, problem))?;
+    let trusted = certificates(file, &bytes)?;
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
+    if usable == 0 {
+        return Err(tls_file(file, "no certificate in it can be used"));
+    }
+    Ok((roots, trusted, bytes))
+}
+
+/// The settings whose names begin so and that are not as they are by default, as text; but for the names
+/// of files, of which the bytes count.
+fn settings_text(general: &General, prefix: &str) -> String {
+    let is_own = |name: &str| name.starts_with(prefix) && !name.ends_with("_file");
+    let by_default = |name: &str| {
+        let mut keys = keys_of(Section::General);
+        keys.find(|key| key.name == name).and_then(KeyInfo::default_text)
+    };
+    let settings = general.settings().into_iter();
+    settings
+        .filter(|(name, value)| is_own(name) && by_default(name) != Some(value))
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect()
 }
 
 fn certificates(
@@ -227,7 +326,11 @@ fn tls_file(file: &Path, reason: &str) -> Box<Diagnostic> {
     at(file, Problem::TlsFile(reason.to_owned()))
 }
 
+/// All zero if all are empty.
 fn print(files: &[&[u8]]) -> Print {
+    if files.iter().all(|bytes| bytes.is_empty()) {
+        return Print::default();
+    }
     let mut hash = Sha256::new();
     for file in files {
         hash.update(Sha256::digest(file));

@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use socket2::SockRef;
@@ -280,6 +281,16 @@ impl TlsSession {
             End::Client(end) => TlsKind::of(end),
             End::Server(end) => TlsKind::of(end),
         }
+    }
+
+    /// The certificate that the peer has shown, and those behind it; empty if it has shown none.
+    #[must_use]
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        let shown = match &self.end {
+            End::Client(end) => end.peer_certificates(),
+            End::Server(end) => end.peer_certificates(),
+        };
+        shown.unwrap_or_default()
     }
 
     /// Reads plaintext; `Ready(Ok(0))` is the end of the stream, announced or not, as PostgreSQL takes

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -87,6 +87,15 @@ impl Transport {
         match self {
             Self::Tls(_, session) => Some(session.kind()),
             Self::Tcp(_) | Self::Unix(_) | Self::Closed => None,
+        }
+    }
+
+    /// The certificate that the peer has shown, and those behind it; empty if it has shown none.
+    #[must_use]
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        match self {
+            Self::Tls(_, session) => session.peer_certificates(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => &[],
         }
     }
 

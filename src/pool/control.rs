@@ -94,6 +94,14 @@ impl<C: Send + 'static> Inner<C> {
         budget::drain(now, &mut todo);
     }
 
+    /// Ends the back-off, as what was wrong may be right now: the next waiter dials at once.
+    pub(super) fn retry_now(&self, now: Tick) {
+        self.growth.retry_now();
+        let mut todo = Todo::new();
+        self.settle(now, &mut todo);
+        budget::drain(now, &mut todo);
+    }
+
     fn close_idle_where(&self, now: Tick, mut pred: impl FnMut(&Conn<C>) -> bool) {
         let mut todo = Todo::new();
         for shard in 0..self.shards.len() {

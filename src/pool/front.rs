@@ -156,6 +156,11 @@ impl<C: Send + 'static> Pool<C> {
         self.inner().set_limits(&limits, now);
     }
 
+    /// Ends the back-off of failed dials: what was wrong with them may be right now.
+    pub fn retry_now(&self, now: Tick) {
+        self.inner().retry_now(now);
+    }
+
     /// The pool's figures now.
     pub fn snapshot(&self) -> PoolSnapshot {
         self.inner().snapshot()

@@ -404,6 +404,11 @@ impl Growth {
         self.with(|state| state.closed = true);
     }
 
+    /// Forgets the back-off. A probe that is out still says how it went.
+    pub(super) fn retry_now(&self) {
+        self.with(|state| state.retry_at = None);
+    }
+
     /// The end of the back-off, if it lies after `now`.
     pub(super) fn retry_after(&self, now: Tick) -> Option<Tick> {
         self.state.lock().retry_at.filter(|at| *at > now)

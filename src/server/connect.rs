@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use super::closing::{CLOSE_LIMIT, Exit};
+use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::error::{ConnectError, error_message};
 use super::framed::{Framed, Message, ReadError};
 use super::greeting::Greeting;
-use super::pools::ServerKeys;
 use super::secure;
 use crate::auth::Secret;
+use crate::auth::certificate;
 use crate::auth::md5::md5_response;
-use crate::auth::scram::{ClientKeys, MECHANISM};
+use crate::auth::scram::{ClientKeys, MECHANISM, MECHANISM_PLUS};
+use crate::auth::scram_binding::ClientBinding;
 use crate::auth::scram_client::ClientFirst;
 use crate::config::ServerTls;
 use crate::net::{SocketOptions, Transport};
@@ -35,8 +37,8 @@ pub struct Target<'a> {
     pub user: &'a str,
     /// Its password, if one is known.
     pub secret: Option<&'a Secret>,
-    /// SCRAM keys derived before.
-    pub keys: &'a ServerKeys,
+    /// What else it may log in with.
+    pub credentials: &'a Credentials,
     /// Further parameters of the StartupMessage, as (name, value).
     pub parameters: &'a [Parameter],
     /// What is run after the login.
@@ -164,6 +166,12 @@ async fn run_connect_query(
 }
 
 async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectError> {
+    let learnt = target.credentials.secret();
+    // A hash or verifier logs in to few servers; what a client has proved may do for more.
+    let secret = match target.secret {
+        Some(Secret::Plain(_)) => target.secret,
+        configured => learnt.as_ref().or(configured),
+    };
     loop {
         let message = next(framed).await?;
         if message.tag != b'R' {
@@ -172,22 +180,33 @@ async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), Co
         let mut reply = Vec::new();
         match decode::authentication(&message.body)? {
             Authentication::Ok => return Ok(()),
-            Authentication::CleartextPassword => match target.secret {
+            Authentication::CleartextPassword => match secret {
                 Some(Secret::Plain(password)) => {
                     encode::password(&mut reply, password)?;
                 }
                 _ => return Err(no_password(target)),
             },
             Authentication::Md5 { salt } => {
-                let stored = target.secret.and_then(|s| s.to_md5(target.user.as_bytes()));
+                let stored = secret.and_then(|s| s.to_md5(target.user.as_bytes()));
                 let stored = stored.ok_or_else(|| no_password(target))?;
                 encode::password(&mut reply, &md5_response(&stored, salt))?;
             }
             Authentication::Sasl { mechanisms } => {
-                if !mechanisms.into_iter().any(|m| m == MECHANISM) {
-                    return Err(ConnectError::UnsupportedMethod(10));
+                let (mut has_plain, mut has_plus) = (false, false);
+                for mechanism in mechanisms {
+                    has_plain |= mechanism == MECHANISM;
+                    has_plus |= mechanism == MECHANISM_PLUS;
                 }
-                return scram(framed, target).await;
+                // Bound to the server's certificate wherever there is one that can be bound to.
+                let shown = framed.transport.peer_certificates().first();
+                let end_point = shown.and_then(|shown| certificate::end_point(shown));
+                let binding = match &end_point {
+                    Some(end_point) if has_plus => ClientBinding::Bound(end_point),
+                    _ if !has_plain => return Err(ConnectError::UnsupportedMethod(10)),
+                    Some(_) => ClientBinding::NotOffered,
+                    None => ClientBinding::Nothing,
+                };
+                return scram(framed, target, secret, binding).await;
             }
             Authentication::Unsupported(code) => {
                 return Err(ConnectError::UnsupportedMethod(code));
@@ -199,29 +218,32 @@ async fn authenticate(framed: &mut Framed, target: &Target<'_>) -> Result<(), Co
 }
 
 /// SCRAM-SHA-256 as the client of RFC 5802. The server must prove itself before AuthenticationOk.
-async fn scram(framed: &mut Framed, target: &Target<'_>) -> Result<(), ConnectError> {
-    let Some(Secret::Plain(password)) = target.secret else {
-        return Err(no_password(target));
-    };
-    let exchange = ClientFirst::new()?;
+async fn scram(
+    framed: &mut Framed,
+    target: &Target<'_>,
+    secret: Option<&Secret>,
+    binding: ClientBinding<'_>,
+) -> Result<(), ConnectError> {
+    let exchange = ClientFirst::new(binding)?;
     let mut out = Vec::new();
-    encode::sasl_initial_response(&mut out, MECHANISM, Some(exchange.message()))?;
+    encode::sasl_initial_response(&mut out, binding.mechanism(), Some(exchange.message()))?;
     framed.send(&out).await.map_err(ConnectError::Lost)?;
 
     let challenge = match decode::authentication(&sasl_message(framed).await?.body)? {
         Authentication::SaslContinue(data) => exchange.challenge(data)?,
         _ => return Err(ConnectError::Unexpected(b'R')),
     };
-    let known = target.keys.find(challenge.salt(), challenge.iterations());
-    let keys = match known {
-        Some(keys) => keys,
-        None => {
+    let known = target.credentials.keys(challenge.salt(), challenge.iterations());
+    let keys = match (known, secret) {
+        (Some(keys), _) => keys,
+        (None, Some(Secret::Plain(password))) => {
             let (password, salt) = (password.clone(), challenge.salt().to_vec());
             let iterations = challenge.iterations();
             let keys =
                 tasks::blocking(move || ClientKeys::derive(&password, &salt, iterations)).await;
-            target.keys.remember(keys)
+            target.credentials.remember(keys)
         }
+        (None, _) => return Err(no_password(target)),
     };
     let proof = challenge.respond(&keys)?;
     out.clear();

@@ -164,6 +164,19 @@ impl ConnectError {
         !matches!(self, Self::Down(_) | Self::Timeout | Self::Lost(_)) && !self.is_unreachable()
     }
 
+    /// Whether another secret might have been let in.
+    #[must_use]
+    pub fn is_about_credentials(&self) -> bool {
+        match self {
+            Self::NoPassword(_) | Self::Scram(_) => true,
+            Self::Refused(message) => matches!(
+                message.code,
+                SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+            ),
+            _ => false,
+        }
+    }
+
     /// What clients are told.
     #[must_use]
     pub fn client_message(&self) -> ErrorMessage {

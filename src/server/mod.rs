@@ -9,6 +9,7 @@ pub mod cleanup;
 mod closing;
 mod connect;
 mod connection;
+pub mod credentials;
 mod endpoint;
 mod error;
 pub mod framed;

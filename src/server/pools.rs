@@ -19,6 +19,7 @@ use super::ServerLease;
 use super::closing::Exit;
 use super::connect::{self, Target};
 use super::connection::{Server, ServerShared, WatchInbox};
+use super::credentials::{Credentials, Learnt};
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
 use super::greeting::Greeting;
@@ -26,7 +27,6 @@ use super::life::Life;
 use super::node::{self, Node, Nodes};
 use super::settings::Settings;
 use crate::auth::Secret;
-use crate::auth::scram::ClientKeys;
 use crate::config::{PoolMode, ServerTls};
 use crate::net::SocketOptions;
 use crate::observe::logs::one_line;
@@ -139,7 +139,7 @@ pub struct ServerPool {
     failure: Mutex<Failure>,
     /// Carries no data: the failure is in `failure`.
     has_failed: Notify,
-    keys: ServerKeys,
+    credentials: Credentials,
     known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
     parsed: Mutex<LruCache<u64, ()>>,
     servers: ServerTable,
@@ -165,29 +165,6 @@ struct Failure {
     is_transient: bool,
     attempts: u32,
     retry_at: Tick,
-}
-
-/// The SCRAM keys of a pool's role, so that PBKDF2 runs once per password and salt.
-#[derive(Debug, Default)]
-pub struct ServerKeys(Mutex<Option<Arc<ClientKeys>>>);
-
-impl ServerKeys {
-    /// The keys for this salt and iteration count, if they were derived before.
-    #[must_use]
-    pub fn find(&self, salt: &[u8], iterations: u32) -> Option<Arc<ClientKeys>> {
-        self.0.lock().as_ref().filter(|keys| keys.fit(salt, iterations)).cloned()
-    }
-
-    /// Remembers keys just derived.
-    pub fn remember(&self, keys: ClientKeys) -> Arc<ClientKeys> {
-        let keys = Arc::new(keys);
-        *self.0.lock() = Some(keys.clone());
-        keys
-    }
-
-    fn forget(&self) {
-        *self.0.lock() = None;
-    }
 }
 
 /// All live server connections, for the console.
@@ -247,7 +224,7 @@ impl ServerPool {
             greeting: ArcSwapOption::empty(),
             failure: Mutex::default(),
             has_failed: Notify::new(),
-            keys: ServerKeys::default(),
+            credentials: Credentials::default(),
             known_settings: lru(KNOWN_SETTINGS_MAX),
             parsed: lru(PARSED_MAX),
             servers,
@@ -344,7 +321,7 @@ impl ServerPool {
             dbname: &settings.dbname,
             user: &settings.server_user,
             secret: settings.server_secret.as_ref(),
-            keys: &self.keys,
+            credentials: &self.credentials,
             parameters,
             // A connection for one client alone may speak a protocol in which it makes no sense.
             connect_query: settings
@@ -357,6 +334,7 @@ impl ServerPool {
             timeout: settings.connect_timeout,
             exit: &exit,
         };
+        let known = self.credentials.version();
         match connect::connect(&target).await {
             Ok(login) => {
                 node.is_up();
@@ -378,7 +356,7 @@ impl ServerPool {
                 Ok((server, login.greeting))
             }
             Err(error) => {
-                let retry_at = self.note_failure(&error, &settings, &node);
+                let retry_at = self.note_failure(&error, &settings, &node, known);
                 Err((error, retry_at))
             }
         }
@@ -436,6 +414,27 @@ impl ServerPool {
         seen.idle + seen.active > 0
     }
 
+    /// Takes in what a client's login has told of this pool's user; what failed for want of it is tried
+    /// again at once. Must not be told of anybody but that user.
+    pub fn learn(&self, learnt: Learnt) {
+        let settings = self.settings.load();
+        let is_told = matches!(settings.server_secret, Some(Secret::Plain(_)));
+        if is_told || settings.servers.stands || !self.credentials.learn(learnt) {
+            return;
+        }
+        let was_refused = {
+            let mut failure = self.failure.lock();
+            let was_refused = failure.error.is_some() && !failure.is_transient;
+            if was_refused {
+                *failure = Failure::default();
+            }
+            was_refused
+        };
+        if was_refused {
+            self.pool.retry_now(clock::now());
+        }
+    }
+
     /// The last dial's error, if it failed.
     #[must_use]
     pub fn last_failure(&self) -> Option<ErrorMessage> {
@@ -472,8 +471,10 @@ impl ServerPool {
         self.life.follow(&settings);
         self.node.store(self.nodes.at(&settings.endpoint));
         self.settings.store(Arc::new(settings));
-        self.keys.forget();
+        self.credentials.reconfigured();
         self.failure.lock().error = None;
+        // What was wrong may be right now.
+        self.pool.retry_now(clock::now());
         if !keep {
             self.parsed.lock().clear();
             self.greeting.store(None);
@@ -503,7 +504,15 @@ impl ServerPool {
         }
     }
 
-    fn note_failure(&self, error: &ConnectError, settings: &PoolSettings, node: &Node) -> Tick {
+    /// Gives the earliest time of the next attempt. `known` is the version of what the failed one
+    /// could log in with.
+    fn note_failure(
+        &self,
+        error: &ConnectError,
+        settings: &PoolSettings,
+        node: &Node,
+        known: u64,
+    ) -> Tick {
         let attempts = self.failure.lock().attempts.saturating_add(1);
         // Without a pause at all, who waits would dial as fast as PostgreSQL can refuse.
         let (now, longest) = (clock::now(), settings.login_retry.max(node::BACK_OFF_MIN));
@@ -516,8 +525,10 @@ impl ServerPool {
             node.is_full(now, node::pause(attempts, longest), longest)
         } else if error.is_transient() {
             now.after(node::pause(attempts, longest))
+        } else if error.is_about_credentials() && !self.credentials.refused(known) {
+            // Since it began a client has proved another secret.
+            return now;
         } else {
-            self.keys.forget();
             now.after(longest)
         };
         tracing::warn!(

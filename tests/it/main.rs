@@ -14,6 +14,7 @@ mod growing;
 mod lifecycle;
 mod limits;
 mod lives;
+mod logins;
 mod lost;
 mod networks;
 mod pgbench;

@@ -9,4 +9,5 @@ pub(super) mod list;
 pub(super) mod number;
 pub(super) mod path;
 pub(super) mod secret;
+pub(super) mod tls;
 pub(super) mod word;

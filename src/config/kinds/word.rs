@@ -32,6 +32,10 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256 (RFC 5802, RFC 7677).
     ScramSha256,
+    /// The client's certificate is made out to the user.
+    Cert,
+    /// Like trust, and the user's name means nothing: databases force theirs.
+    Any,
 }
 
 /// Whether clients get TLS.
@@ -46,6 +50,24 @@ pub enum ClientSslMode {
     Prefer,
     /// Over TCP they must.
     Require,
+    /// And with a certificate of a CA that is trusted.
+    VerifyCa,
+    /// The same.
+    VerifyFull,
+}
+
+impl ClientSslMode {
+    /// Whether a client without TLS is refused.
+    #[must_use]
+    pub const fn insists(self) -> bool {
+        matches!(self, Self::Require | Self::VerifyCa | Self::VerifyFull)
+    }
+
+    /// Whether a client without a trusted certificate is refused.
+    #[must_use]
+    pub const fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
 }
 
 /// Whether TLS is used towards servers.
@@ -132,8 +154,10 @@ impl Words for AuthType {
         ("plain", Self::Plain),
         ("md5", Self::Md5),
         ("scram-sha-256", Self::ScramSha256),
+        ("cert", Self::Cert),
+        ("any", Self::Any),
     ];
-    const UNSUPPORTED: &'static [&'static str] = &["any", "cert", "hba", "ldap", "pam"];
+    const UNSUPPORTED: &'static [&'static str] = &["hba", "ldap", "pam"];
 }
 
 impl Words for ClientSslMode {
@@ -142,8 +166,9 @@ impl Words for ClientSslMode {
         ("allow", Self::Allow),
         ("prefer", Self::Prefer),
         ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
     ];
-    const UNSUPPORTED: &'static [&'static str] = &["verify-ca", "verify-full"];
 }
 
 impl Words for ServerSslMode {

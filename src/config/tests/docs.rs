@@ -18,7 +18,7 @@ fn uncommented() -> String {
 }
 
 /// A key's row in docs/CONFIG.md.
-fn row(key: &KeyInfo) -> String {
+pub(super) fn row(key: &KeyInfo) -> String {
     let default = match key.default {
         KeyDefault::Value("") => "empty".to_owned(),
         KeyDefault::Value(text) => format!("`{text}`"),

@@ -430,3 +430,12 @@ fn a_file_is_read_as_its_text() {
     assert_eq!(from_file.config, from_text.config);
     assert!(from_file.warnings.is_empty());
 }
+
+#[test]
+fn any_needs_a_user_in_every_database() {
+    let text = "[general]\nauth_type = \"any\"\n[databases.a]\nuser = \"x\"\n[databases.\"*\"]\n";
+    let error = super::super::parse(text, "config.toml", &|_| None).expect_err("no user");
+    let said =
+        "config.toml:5:12: databases.\"*\": auth_type = \"any\" needs a `user` in every database";
+    assert_eq!(error.to_string(), said);
+}

@@ -4,6 +4,7 @@
 //! the inside is built.
 
 mod auth_file;
+mod bless;
 mod changes;
 mod docs;
 mod environment;

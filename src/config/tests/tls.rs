@@ -63,8 +63,19 @@ fn what_is_missing_is_named_at_its_place() {
         let said = folder.error(&format!("server_tls_sslmode = \"{mode}\"\n"));
         assert_eq!(said, "config.toml:2:22: server_tls_sslmode: server_tls_ca_file is needed");
     }
-    let said = folder.error("client_tls_sslmode = \"verify-full\"\n");
-    assert!(said.contains("not supported by this version"), "{said}");
+    for mode in ["verify-ca", "verify-full"] {
+        let said = folder.error(&format!("client_tls_sslmode = \"{mode}\"\n"));
+        assert_eq!(said, format!("config.toml:2:22: {files}"));
+        let said = folder.error(&BOTH.replace("require", mode));
+        assert!(said.ends_with("client_tls_sslmode: client_tls_ca_file is needed"), "{said}");
+    }
+    for key in ["cert", "key"] {
+        let said = folder.error(&format!("server_tls_{key}_file = \"x\"\n"));
+        assert!(
+            said.ends_with("server_tls_cert_file and server_tls_key_file go together"),
+            "{said}"
+        );
+    }
     // Nothing is read that is not used.
     let off = "client_tls_cert_file = \"none\"\nclient_tls_key_file = \"none\"\n\
                server_tls_ca_file = \"none\"\n";
