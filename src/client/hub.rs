@@ -22,6 +22,7 @@ use super::shared::{ClientShared, NewClient, Signal};
 use crate::auth::scram::Verifier;
 use crate::config::Config;
 use crate::net::{Ends, SocketOptions, TlsKind};
+use crate::server::lookup::Directory;
 use crate::server::pool_set::PoolSet;
 use crate::server::pools::ServerPool;
 use crate::server::{RecentStatements, Settings, StatementStore, WatchInbox};
@@ -63,6 +64,8 @@ pub struct Hub {
     next_client_id: AtomicU64,
     /// SCRAM verifiers made from plain passwords.
     pub verifiers: Verifiers,
+    /// Users whom `auth_query` knows.
+    pub directory: Directory,
     /// Seed of the salts that unknown users are shown.
     pub mock_seed: [u8; 32],
 }
@@ -201,6 +204,7 @@ impl Hub {
             client_counts: ClientCounts::default(),
             next_client_id: AtomicU64::new(1),
             verifiers: Verifiers::default(),
+            directory: Directory::default(),
             mock_seed,
         })
     }

@@ -27,6 +27,7 @@ use authenticate::Asked;
 mod authenticate;
 mod borrow;
 mod exchange;
+mod secrets;
 
 /// SSLRequest and GSSENCRequest messages answered before a client has to get on with it.
 const NEGOTIATIONS_MAX: usize = 2;
@@ -173,7 +174,7 @@ pub async fn login(
         return Box::pin(console(hub, &config, framed, (user, tls), minor)).await;
     }
     let mut place = admit(hub, &config)?;
-    let asked = Asked { user: &user, tls: tls.as_ref() };
+    let asked = Asked { user: &user, database: Some(&database), tls: tls.as_ref() };
     let learnt = authenticate::authenticate(hub, &config, framed, asked).await?;
     if hub.is_disabled(&database) {
         return Err(LoginError::refused(
@@ -360,7 +361,7 @@ async fn console(
         ));
     }
     if !is_owner {
-        let asked = Asked { user: &user, tls: tls.as_ref() };
+        let asked = Asked { user: &user, database: None, tls: tls.as_ref() };
         // What is learnt of a console's user serves no pool.
         drop(authenticate::authenticate(hub, config, framed, asked).await?);
     }

@@ -32,6 +32,7 @@ pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, tasks: Tasks) {
             raise_standing(&hub);
             hub.pools.forget_unused(now);
             hub.client_counts.forget_unused();
+            hub.directory.sweep(now);
         }
         if hub.config.load().general.server_fast_close {
             close_fast(&worker);

@@ -35,6 +35,7 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
     for table in raw.databases.values().filter(|table| blank(table)) {
         faults.add(table.at, Problem::NoHost(table.path.clone()));
     }
+    auth_databases(raw, config, faults);
     let forces_none = |table: &RawTable| table.is_blank("user");
     if general.auth_type == AuthType::Any {
         for table in raw.databases.values().filter(|table| forces_none(table)) {
@@ -46,6 +47,21 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
     }
     bad_names(Section::Databases, &raw.databases, faults);
     bad_names(Section::Users, &raw.users, faults);
+}
+
+/// Users must be looked up in a database that there is.
+fn auth_databases(raw: &RawConfig, config: &Config, faults: &mut Faults) {
+    let of_all = config.general.auth_dbname.as_ref().map(|name| (&raw.general, name));
+    let of_each = databases(config)
+        .filter_map(|(name, entry)| Some((raw.databases.get(name)?, entry.auth_dbname.as_ref()?)));
+    for (table, name) in of_all.into_iter().chain(of_each) {
+        if config.database(name).is_none() {
+            let at = table.origin_of("auth_dbname");
+            let reason = "no database entry of that name";
+            let path = table.path.clone();
+            faults.add(at, Problem::RefusedValue { key: "auth_dbname", path, reason });
+        }
+    }
 }
 
 fn bad_names(section: Section, tables: &BTreeMap<String, RawTable>, faults: &mut Faults) {
@@ -80,6 +96,7 @@ pub(super) fn warnings(raw: &RawConfig, config: &Config) -> Vec<Found> {
     for (name, table) in &raw.users {
         user(table, name, config, &mut found);
     }
+    auth_users(raw, config, &mut found);
     found.sort_by_key(|(origin, _)| *origin);
     found
 }
@@ -111,6 +128,20 @@ fn console_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
         for user in users.iter().filter(|user| !config.users.is_known(user)) {
             let at = raw.general.origin_of(key);
             found.push((at, WarningKind::UnknownConsoleUser { key, user: user.clone() }));
+        }
+    }
+}
+
+/// Whoever looks users up logs in with a password in clear text, or where none is asked for.
+fn auth_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
+    let of_all = config.general.auth_user.as_ref().map(|user| (&raw.general, user));
+    let of_each = databases(config)
+        .filter_map(|(name, entry)| Some((raw.databases.get(name)?, entry.auth_user.as_ref()?)));
+    for (table, user) in of_all.into_iter().chain(of_each) {
+        let kind = config.users.password(user).map(Password::kind);
+        if kind.is_some_and(|kind| kind != PasswordKind::Plain) {
+            let at = table.origin_of("auth_user");
+            found.push((at, WarningKind::AuthUserWithHash(user.clone())));
         }
     }
 }

@@ -323,6 +323,11 @@ pub enum WarningKind {
         /// The forced user.
         user: String,
     },
+    /// Users cannot be looked up by a role that cannot log in.
+    #[error(
+        "auth_user {0:?} has a hash or verifier for a password, which does not log in to a server"
+    )]
+    AuthUserWithHash(String),
     /// A pool that can never reach its size.
     #[error(
         "databases.{}: pool_size {pool_size} is above max_db_connections {max_db_connections}",

@@ -48,7 +48,8 @@ pub use kinds::tls::Picked;
 pub use kinds::word::{AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode};
 pub use load::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use resolved::{
-    CONSOLE_DATABASES, Config, DatabaseRoute, Databases, PoolSettings, Users, is_console_database,
+    CONSOLE_DATABASES, Config, DatabaseRoute, Databases, LookupRoute, PoolSettings, Users,
+    is_console_database,
 };
 pub use schema::{Database, General, User};
 pub use set::SetError;

@@ -77,6 +77,11 @@ impl Users {
         some.peek().is_some() && some.all(|secret| secret.kind() == PasswordKind::ScramSha256)
     }
 
+    /// Whether `auth_file` names this user with an empty secret: one who cannot log in by password.
+    pub fn is_barred(&self, name: &str) -> bool {
+        matches!(self.in_file.get(name), Some(None))
+    }
+
     /// Whether `[users]` or `auth_file` names this user.
     pub fn is_known(&self, name: &str) -> bool {
         self.named.contains_key(name) || self.in_file.contains_key(name)
@@ -113,6 +118,19 @@ pub struct DatabaseRoute {
     pub forced_user: Option<String>,
     /// The password of `forced_user`; always `None` without one.
     pub forced_password: Option<Password>,
+}
+
+/// Where, as whom and how users are looked up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LookupRoute {
+    /// The database.
+    pub database: DatabaseRoute,
+    /// `auth_user`.
+    pub user: String,
+    /// Its password.
+    pub password: Option<Password>,
+    /// `auth_query`.
+    pub query: String,
 }
 
 /// Everything that one pool must know: one user on one database.
@@ -181,6 +199,23 @@ impl Config {
             dbname: entry.dbname.clone().unwrap_or_else(|| name.to_owned()),
             forced_user: entry.user.clone(),
             forced_password,
+        })
+    }
+
+    /// How users of a database are looked up whom the configuration does not name; `None` if they are
+    /// not. For the console, without a database, only if `auth_dbname` says where.
+    pub fn lookup(&self, database: Option<&str>) -> Option<LookupRoute> {
+        let general = &self.general;
+        let entry = database.and_then(|name| self.database_entry(name)).map(|(entry, _)| entry);
+        let user = entry.and_then(|entry| entry.auth_user.clone()).or(general.auth_user.clone())?;
+        let place = entry.and_then(|entry| entry.auth_dbname.as_deref());
+        let place = place.or(general.auth_dbname.as_deref()).or(database)?;
+        let query = entry.and_then(|entry| entry.auth_query.clone());
+        Some(LookupRoute {
+            database: self.database(place)?,
+            password: self.users.password(&user).cloned(),
+            user,
+            query: query.unwrap_or_else(|| general.auth_query.clone()),
         })
     }
 

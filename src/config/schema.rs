@@ -27,6 +27,10 @@ use super::value::{AnyText, Kind, Maybe, Name, OffAtZero, OptionalName};
 
 use KeyDefault::{Absent, Value};
 
+/// Who may log in, and whose password holds.
+const AUTH_QUERY: &str = "\
+    SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
+    FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 /// A port, on either side.
 const PORT: Int = Int { min: 1, max: 65_535 };
 /// A cap on connections or waiters. The top is far above what a machine can hold.
@@ -98,6 +102,16 @@ settings! {
     scram_iterations: u32 = Value("4096"), RELOAD, Int { min: 1, max: 100_000 };
     /// File of users and secrets in the form of PgBouncer's userlist.txt. `[users.NAME]` wins over it.
     auth_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// Role that looks up users whom neither `[users]` nor `auth_file` names. Empty is none.
+    auth_user: Option<String> = Value(""), RELOAD, OptionalName;
+    /// Query by which `auth_user` does so: it gives name and secret of the user `$1`.
+    auth_query: String = Value(AUTH_QUERY), RELOAD, AnyText;
+    /// Database entry in which `auth_query` runs. Empty is that which the client asks for.
+    auth_dbname: Option<String> = Value(""), RELOAD, OptionalName;
+    /// Time for which a user that `auth_query` has found need not be looked up again.
+    auth_query_ttl: Duration = Value("0"), RELOAD, Time::SECONDS;
+    /// The same for a user that it has not found.
+    auth_query_negative_ttl: Duration = Value("1"), RELOAD, Time::SECONDS;
     /// Users who may do everything on the console.
     admin_users: Vec<String> = Value(""), RELOAD, NameList;
     /// Users who may only look at the console.
@@ -253,6 +267,12 @@ settings! {
     /// Query that each server connection runs after its login, before clients use it. If it fails,
     /// that is logged and nothing more.
     connect_query: Option<String> = Absent("none"), RELOAD, Maybe(AnyText);
+    /// Role that looks users of this database up.
+    auth_user: Option<String> = Absent("`auth_user` of `[general]`"), RELOAD, Maybe(Name);
+    /// Query by which it does so.
+    auth_query: Option<String> = Absent("`auth_query` of `[general]`"), RELOAD, Maybe(AnyText);
+    /// Database entry in which it does so.
+    auth_dbname: Option<String> = Absent("`auth_dbname` of `[general]`"), RELOAD, Maybe(Name);
     /// Longest wait for a server connection of this database. 0 waits for ever.
     query_wait_timeout: Option<Option<Duration>> = Absent("`query_wait_timeout` of `[general]`"),
         RELOAD, Maybe(OffAtZero(Time::SECONDS));

@@ -18,12 +18,9 @@ pub(super) fn is_unsupported(section: Section, key: &str) -> bool {
 /// Keys of PgBouncer's `[pgbouncer]` section.
 pub(super) const GENERAL: &[&str] = &[
     "application_name_add_host",
-    "auth_dbname",
     "auth_hba_file",
     "auth_ident_file",
     "auth_ldap_options",
-    "auth_query",
-    "auth_user",
     "client_tls_dheparams",
     "conffile",
     "disable_pqexec",
@@ -52,16 +49,8 @@ pub(super) const GENERAL: &[&str] = &[
 ];
 
 /// Keys of PgBouncer's connection strings in `[databases]`.
-pub(super) const DATABASES: &[&str] = &[
-    "application_name",
-    "auth_dbname",
-    "auth_query",
-    "auth_user",
-    "client_encoding",
-    "datestyle",
-    "load_balance_hosts",
-    "timezone",
-];
+pub(super) const DATABASES: &[&str] =
+    &["application_name", "client_encoding", "datestyle", "load_balance_hosts", "timezone"];
 
 /// Keys of PgBouncer's `[users]`.
 pub(super) const USERS: &[&str] = &[];

@@ -16,6 +16,7 @@ pub mod framed;
 mod greeting;
 pub mod idle;
 mod life;
+pub mod lookup;
 mod node;
 mod pauses;
 pub mod pool_set;

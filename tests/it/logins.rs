@@ -8,9 +8,11 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 use crate::support::certificates::Authority;
-use crate::support::pgbaton::Config;
+use crate::support::pgbaton::{Config, Pgbaton};
 use crate::support::postgres::{PASSWORD, Postgres, SUPERUSER};
+use crate::support::wire::{Login, Wire, WireError};
 
+mod auth_query;
 mod matrix;
 mod pass_through;
 
@@ -69,6 +71,20 @@ pub fn psql(settings: &[(&str, &str)], sql: &str) -> Result<String, String> {
     let output = command.args(["-XAtqc", sql]).envs(all).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// Who the server says a client is, or what it was refused with.
+pub fn said(
+    pgbaton: &Pgbaton,
+    user: &str,
+    database: &str,
+    password: &str,
+) -> Result<String, String> {
+    match Wire::try_login(pgbaton.address(), &Login::new(user, database, password)) {
+        Ok(mut wire) => Ok(wire.query("select current_user").value().to_owned()),
+        Err(WireError::Server(error)) => Err(format!("{} {}", error.code(), error.message())),
+        Err(other) => panic!("{other:?}"),
+    }
 }
 
 /// The stored form of a role's password.

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::exchange::{self, Claim};
+use super::secrets;
 use crate::auth::Secret;
 use crate::auth::certificate::CertificateNames;
 use crate::client::end::LoginError;
 use crate::client::hub::Hub;
-use crate::client::routes;
 use crate::config::{AuthType, ClientTls, Config};
 use crate::net::Transport;
 use crate::protocol::sqlstate::SqlState;
@@ -21,6 +21,8 @@ use crate::server::framed::Framed;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) user: &'a str,
+    /// `None`: the console.
+    pub(super) database: Option<&'a str>,
     /// What the handshake was made with, if the connection is under TLS.
     pub(super) tls: Option<&'a ClientTls>,
 }
@@ -35,32 +37,48 @@ pub(super) async fn authenticate(
     framed: &mut Framed,
     asked: Asked<'_>,
 ) -> Result<Option<Learnt>, LoginError> {
+    match config.general.auth_type {
+        // PostgreSQL decides whether there is such a role, when its pool logs in.
+        AuthType::Trust | AuthType::Any => {}
+        AuthType::Cert => by_certificate(framed, asked)?,
+        method @ (AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256) => {
+            return by_password(hub, config, framed, asked, method).await.map(Some);
+        }
+    }
+    Ok(Box::pin(secrets::for_servers(hub, config, asked.database, asked.user)).await)
+}
+
+async fn by_password(
+    hub: &Arc<Hub>,
+    config: &Config,
+    framed: &mut Framed,
+    asked: Asked<'_>,
+    method: AuthType,
+) -> Result<Learnt, LoginError> {
     let user = asked.user;
-    let secret = config.users.password(user).map(routes::secret);
-    let claim = Claim { user, secret: secret.as_ref() };
+    let known = Box::pin(secrets::find(hub, config, asked.database, user)).await?;
+    let claim = Claim { user, secret: known.secret.as_ref() };
     let iterations = config.general.scram_iterations;
-    let method = match (config.general.auth_type, &secret) {
+    let method = match (method, &known.secret) {
         // As in PgBouncer, a SCRAM verifier upgrades md5: there is no md5 hash to compare with.
         (AuthType::Md5, Some(Secret::Scram(_))) => AuthType::ScramSha256,
         // Whom nobody knows is asked as most are who are known.
-        (AuthType::Md5, None) if config.users.are_verifiers() => AuthType::ScramSha256,
+        (AuthType::Md5, None) if known.are_verifiers => AuthType::ScramSha256,
         (method, _) => method,
     };
     let learnt = match method {
-        // PostgreSQL decides whether there is such a role, when its pool logs in.
-        AuthType::Trust | AuthType::Any => return Ok(None),
-        AuthType::Cert => {
-            by_certificate(framed, asked)?;
-            return Ok(None);
-        }
-        AuthType::Plain => Box::pin(exchange::plain(hub, framed, claim, iterations)).await?,
-        AuthType::Md5 => Box::pin(exchange::md5(framed, claim)).await?,
-        AuthType::ScramSha256 => {
+        AuthType::Plain => Box::pin(exchange::plain(hub, framed, claim, iterations)).await,
+        AuthType::Md5 => Box::pin(exchange::md5(framed, claim)).await,
+        _ => {
             let end_point = asked.tls.and_then(|tls| tls.end_point.as_deref());
-            Box::pin(exchange::scram(hub, framed, claim, end_point, iterations)).await?
+            Box::pin(exchange::scram(hub, framed, claim, end_point, iterations)).await
         }
     };
-    Ok(Some(learnt))
+    if known.is_looked_up && learnt.is_err() {
+        // It may have been changed since: the next login is not to fail by what is kept.
+        hub.directory.forget(user);
+    }
+    learnt
 }
 
 /// The client's certificate must be of an authority that is trusted, and made out to the user.

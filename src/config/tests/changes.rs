@@ -87,8 +87,9 @@ fn every_key_shows_up_in_a_difference() {
             Section::Databases => "[databases.x]",
             Section::Users => "[users.x]",
         };
-        let old = config(&format!("{header}\n"));
-        let new = config(&format!("{header}\n{} = \"{value}\"\n", key.name));
+        // An entry that `auth_dbname` can name.
+        let old = config(&format!("{header}\n[databases.77]\n"));
+        let new = config(&format!("{header}\n{} = \"{value}\"\n[databases.77]\n", key.name));
         let difference = diff(&old, &new);
         let entry = |(_, changes): &(String, Vec<_>)| changes.clone();
         let found = match key.section {

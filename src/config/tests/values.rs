@@ -117,7 +117,7 @@ fn every_key_takes_its_printed_form_in_its_section() {
             Section::Databases => ("[databases.x]", key.section),
             Section::Users => ("[users.x]", key.section),
         };
-        let config = config(&format!("{header}\n{} = \"{sample}\"\n", key.name));
+        let config = config(&format!("{header}\n{} = \"{sample}\"\n[databases.7]\n", key.name));
         let settings = match section {
             Section::General => config.general.settings(),
             Section::Databases => config.databases.named["x"].settings(),

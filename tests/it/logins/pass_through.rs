@@ -2,21 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PASSWORD, auth_file, stored};
+use super::{PASSWORD, auth_file, said, stored};
 use crate::stage::PATIENCE;
 use crate::support::pgbaton::{Config, Pgbaton, eventually};
 use crate::support::postgres::{
     MD5_DATABASE, MD5_ROLE, PASSWORD_DATABASE, Postgres, SCRAM_DATABASE, SCRAM_ROLE,
 };
-use crate::support::wire::{Login, Wire, WireError};
-
-fn said(pgbaton: &Pgbaton, user: &str, database: &str, password: &str) -> Result<String, String> {
-    match Wire::try_login(pgbaton.address(), &Login::new(user, database, password)) {
-        Ok(mut wire) => Ok(wire.query("select current_user").value().to_owned()),
-        Err(WireError::Server(error)) => Err(format!("{} {}", error.code(), error.message())),
-        Err(other) => panic!("{other:?}"),
-    }
-}
+use crate::support::wire::{Login, Wire};
 
 /// A pgbaton that knows verifiers and hashes of the file only.
 fn with_file(postgres: &Postgres, method: &str, users: &[&str]) -> (Pgbaton, tempfile::TempDir) {
