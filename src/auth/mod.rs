@@ -15,6 +15,7 @@
 
 pub mod certificate;
 pub mod credentials;
+pub mod hba;
 pub mod md5;
 pub mod scram;
 pub mod scram_binding;

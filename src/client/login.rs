@@ -171,10 +171,25 @@ pub async fn login(
     let config = hub.config.load_full();
     if CONSOLE_DATABASES.contains(&database.as_str()) {
         let minor = startup.negotiated_minor();
-        return Box::pin(console(hub, &config, framed, (user, tls), minor)).await;
+        let asked = Asked {
+            user: &user,
+            database: &database,
+            is_console: true,
+            is_physical_replication: false,
+            peer: ends.peer,
+            tls: tls.as_ref(),
+        };
+        return Box::pin(console(hub, &config, framed, asked, minor)).await;
     }
     let mut place = admit(hub, &config)?;
-    let asked = Asked { user: &user, database: Some(&database), tls: tls.as_ref() };
+    let asked = Asked {
+        user: &user,
+        database: &database,
+        is_console: false,
+        is_physical_replication: startup.replication == Some(Replication::Physical),
+        peer: ends.peer,
+        tls: tls.as_ref(),
+    };
     let learnt = authenticate::authenticate(hub, &config, framed, asked).await?;
     if hub.is_disabled(&database) {
         return Err(LoginError::refused(
@@ -349,9 +364,10 @@ async fn console(
     hub: &Arc<Hub>,
     config: &Config,
     framed: &mut Framed,
-    (user, tls): (String, Option<ClientTls>),
+    asked: Asked<'_>,
     minor: u16,
 ) -> Result<Ready, LoginError> {
+    let user = asked.user.to_owned();
     let is_owner = is_owner(framed, &user);
     let is_admin = is_owner || config.general.admin_users.contains(&user);
     if !is_admin && !config.general.stats_users.contains(&user) {
@@ -361,7 +377,6 @@ async fn console(
         ));
     }
     if !is_owner {
-        let asked = Asked { user: &user, database: None, tls: tls.as_ref() };
         // What is learnt of a console's user serves no pool.
         drop(authenticate::authenticate(hub, config, framed, asked).await?);
     }

@@ -35,6 +35,9 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
     for table in raw.databases.values().filter(|table| blank(table)) {
         faults.add(table.at, Problem::NoHost(table.path.clone()));
     }
+    if general.auth_type == AuthType::Hba && general.auth_hba_file.is_none() {
+        faults.add(raw.general.origin_of("auth_type"), hba_needs_file());
+    }
     auth_databases(raw, config, faults);
     let forces_none = |table: &RawTable| table.is_blank("user");
     if general.auth_type == AuthType::Any {
@@ -47,6 +50,12 @@ pub(super) fn refuse(raw: &RawConfig, config: &Config, faults: &mut Faults) {
     }
     bad_names(Section::Databases, &raw.databases, faults);
     bad_names(Section::Users, &raw.users, faults);
+}
+
+/// Rules must be somewhere.
+pub(super) fn hba_needs_file() -> Problem {
+    let path = SectionPath { section: Section::General, name: None };
+    Problem::RefusedValue { key: "auth_type", path, reason: "hba needs auth_hba_file" }
 }
 
 /// Users must be looked up in a database that there is.

@@ -195,6 +195,9 @@ pub enum Problem {
     /// A line of `auth_file` that cannot be read. The reason quotes nothing of it.
     #[error("{0}")]
     AuthFile(&'static str),
+    /// A line of `auth_hba_file` or `auth_ident_file` that cannot be taken.
+    #[error("{0}")]
+    AuthRule(String),
     /// A file with certificates or a key that cannot be used. The reason quotes nothing of it.
     #[error("{0}")]
     TlsFile(String),

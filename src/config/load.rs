@@ -17,6 +17,7 @@ use super::check;
 use super::env::{self, Env};
 use super::error::{ConfigError, Diagnostic, Place, Problem, Warning, WarningKind};
 use super::faults::{Faults, Origin, SourceFile};
+use super::hba;
 use super::keys::SectionKeys;
 use super::raw::{RawConfig, RawTable};
 use super::resolved::{Config, Databases, FALLBACK_DATABASE, Users};
@@ -93,6 +94,12 @@ fn parse_text(
             Err(found) => diagnostics.extend(found),
         }
     }
+    if let Some(folder) = folder {
+        match hba::load(&config.general, folder) {
+            Ok(rules) => config.auth_rules = Arc::new(rules),
+            Err(found) => diagnostics.extend(found),
+        }
+    }
     if let Some(folder) = folder.filter(|_| diagnostics.is_empty()) {
         match tls::load(&config.general, folder, &mut in_files) {
             Ok(tls) => config.tls = tls,
@@ -127,7 +134,8 @@ fn resolve(raw: &RawConfig, faults: &mut Faults) -> Config {
     }
     let users = raw.users.iter().map(|(name, table)| (name.clone(), User::read(table, faults)));
     let users = Users { named: users.collect(), ..Users::default() };
-    Config { general, databases, users, tls: Tls::default() }
+    let (auth_rules, tls) = (Arc::default(), Tls::default());
+    Config { general, databases, users, auth_rules, tls }
 }
 
 /// The bytes of a file and, on unix, its permission bits if it is a regular file.

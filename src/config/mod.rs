@@ -22,6 +22,7 @@ mod diff;
 mod env;
 mod error;
 mod faults;
+mod hba;
 mod keys;
 mod kinds;
 mod load;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use diff::{EntryChanges, FileUserChanges, ReloadDiff, SettingChange, diff};
 pub use error::{ConfigError, Diagnostic, KeyHint, Place, Problem, Warning, WarningKind};
+pub use hba::AuthRules;
 pub use keys::{KeyDefault, KeyInfo, Section, SectionPath, keys};
 pub use kinds::duration::DURATION_MAX;
 pub use kinds::host::{ListenAddr, ServerHost};

@@ -5,9 +5,11 @@
 //! are never routes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth_file::FileUsers;
+use super::hba::AuthRules;
 use super::keys::SectionKeys;
 use super::kinds::host::ServerHost;
 use super::kinds::number::Limit;
@@ -36,6 +38,8 @@ pub struct Config {
     pub databases: Databases,
     /// `[users]`.
     pub users: Users,
+    /// What `auth_hba_file` and `auth_ident_file` hold.
+    pub auth_rules: Arc<AuthRules>,
     /// What the files of `client_tls_*` and `server_tls_*` hold.
     pub tls: Tls,
 }

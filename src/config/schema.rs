@@ -102,6 +102,10 @@ settings! {
     scram_iterations: u32 = Value("4096"), RELOAD, Int { min: 1, max: 100_000 };
     /// File of users and secrets in the form of PgBouncer's userlist.txt. `[users.NAME]` wins over it.
     auth_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// File of rules in the form of pg_hba.conf, for `auth_type` hba.
+    auth_hba_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
+    /// File of maps in the form of pg_ident.conf, for rules that name one.
+    auth_ident_file: Option<PathBuf> = Value(""), RELOAD, FilePath;
     /// Role that looks up users whom neither `[users]` nor `auth_file` names. Empty is none.
     auth_user: Option<String> = Value(""), RELOAD, OptionalName;
     /// Query by which `auth_user` does so: it gives name and secret of the user `$1`.

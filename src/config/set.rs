@@ -4,11 +4,15 @@
 //! a file may say the console may say too, and no more.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::auth_file;
+use super::check::hba_needs_file;
 use super::error::{ConfigError, Problem};
 use super::faults::{Faults, Origin};
+use super::hba;
 use super::keys::{Section, SectionKeys, keys_of};
+use super::kinds::word::AuthType;
 use super::raw::RawTable;
 use super::resolved::Config;
 use super::schema::General;
@@ -30,6 +34,9 @@ pub enum SetError {
     /// The `auth_file` that it names is no good.
     #[error("{0}")]
     AuthFile(ConfigError),
+    /// The rules or maps that it names are no good.
+    #[error("{0}")]
+    AuthRules(ConfigError),
     /// A certificate or key that it asks for is no good.
     #[error("{0}")]
     Tls(ConfigError),
@@ -61,6 +68,14 @@ impl Config {
                     .map_err(|diagnostics| SetError::AuthFile(ConfigError { diagnostics }))?,
                 None => auth_file::FileUsers::new(),
             };
+        }
+        if key == "auth_hba_file" || key == "auth_ident_file" {
+            let read = hba::load(&changed.general, folder)
+                .map_err(|diagnostics| SetError::AuthRules(ConfigError { diagnostics }))?;
+            changed.auth_rules = Arc::new(read);
+        }
+        if changed.general.auth_type == AuthType::Hba && changed.general.auth_hba_file.is_none() {
+            return Err(SetError::Refused(hba_needs_file()));
         }
         if key.starts_with("client_tls_") || key.starts_with("server_tls_") {
             if let Some((_, problem)) = tls::lacks(&changed.general) {

@@ -18,8 +18,6 @@ pub(super) fn is_unsupported(section: Section, key: &str) -> bool {
 /// Keys of PgBouncer's `[pgbouncer]` section.
 pub(super) const GENERAL: &[&str] = &[
     "application_name_add_host",
-    "auth_hba_file",
-    "auth_ident_file",
     "auth_ldap_options",
     "client_tls_dheparams",
     "conffile",

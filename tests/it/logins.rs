@@ -13,6 +13,7 @@ use crate::support::postgres::{PASSWORD, Postgres, SUPERUSER};
 use crate::support::wire::{Login, Wire, WireError};
 
 mod auth_query;
+mod hba;
 mod matrix;
 mod pass_through;
 

@@ -52,6 +52,21 @@ pub(super) async fn find(
     Ok(Known { secret, are_verifiers: true, is_looked_up: true })
 }
 
+/// The roles that a user is a member of, as far as they can be looked up.
+///
+/// # Errors
+/// As [`find`].
+pub(super) async fn roles(
+    hub: &Arc<Hub>,
+    config: &Config,
+    database: Option<&str>,
+    user: &str,
+) -> Result<Arc<[String]>, LoginError> {
+    let Some(route) = config.lookup(database) else { return Ok(Arc::default()) };
+    let roles = hub.directory.roles(&place(config, route), user, keep(config)).await;
+    roles.map_err(|error| failed(database, user, &error))
+}
+
 /// What is looked up of a user who has proved itself without a password, for logging in to servers. None
 /// if it is known anyway, or says nothing; a server may well ask for nothing.
 pub(super) async fn for_servers(

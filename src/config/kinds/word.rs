@@ -34,6 +34,8 @@ pub enum AuthType {
     ScramSha256,
     /// The client's certificate is made out to the user.
     Cert,
+    /// As the first rule of `auth_hba_file` says that fits.
+    Hba,
     /// Like trust, and the user's name means nothing: databases force theirs.
     Any,
 }
@@ -156,8 +158,9 @@ impl Words for AuthType {
         ("scram-sha-256", Self::ScramSha256),
         ("cert", Self::Cert),
         ("any", Self::Any),
+        ("hba", Self::Hba),
     ];
-    const UNSUPPORTED: &'static [&'static str] = &["hba", "ldap", "pam"];
+    const UNSUPPORTED: &'static [&'static str] = &["ldap", "pam"];
 }
 
 impl Words for ClientSslMode {
