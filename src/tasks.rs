@@ -59,6 +59,16 @@ pub fn thread<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// Starts a thread for a call into the system that can take as long as it likes and cannot be
+/// interrupted: whoever waits for its outcome may give up, and the process's end does not wait for it.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn uninterruptible(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // Not joined: that could take for ever. It holds nothing that must be put in order.
+    thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
+}
+
 /// Runs CPU-heavy or blocking work beside the workers and waits for it. Dropping the future lets
 /// the work end unobserved.
 ///

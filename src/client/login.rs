@@ -17,6 +17,7 @@ use crate::config::{ClientTls, Config, PoolMode};
 use crate::net::{Ends, TlsKind, Transport};
 use crate::protocol::TransactionStatus;
 use crate::protocol::encode::{self, EncodeError};
+use crate::protocol::error::ErrorMessage;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Initial, Parameter, Replication, Startup};
 use crate::server::framed::{Framed, ReadError};
@@ -218,13 +219,15 @@ pub async fn login(
         let (lease, greeting) = dedicated.await?;
         let settings = Settings::default();
         let registration = register(&hub, worker, &pool, connection, Arc::default(), minor)?;
-        framed.send(&welcome(&greeting, &settings, &registration)?).await?;
+        framed.send(&welcome(&greeting, &settings, &registration, "")?).await?;
         Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease }))
     } else {
         let greeting = borrow::greeting(&pool, worker).await?;
-        let settings = borrow::settings(&pool, worker, wanted_settings(&config, &startup)?).await?;
+        let wanted = wanted_settings(&config, &startup, &ends)?;
+        let settings = borrow::settings(&pool, worker, wanted).await?;
         let registration = register(&hub, worker, &pool, connection, settings.clone(), minor)?;
-        framed.send(&welcome(&greeting, &settings, &registration)?).await?;
+        let notice = &config.general.login_notify_message;
+        framed.send(&welcome(&greeting, &settings, &registration, notice)?).await?;
         let mode = pool.settings.load().mode;
         Ready::Session(Box::new(SessionParts { place, registration, pool, mode, settings }))
     };
@@ -397,7 +400,11 @@ fn is_owner(framed: &Framed, user: &str) -> bool {
 }
 
 /// The settings that a StartupMessage asks for, those left out that are configured to be ignored.
-fn wanted_settings(config: &Config, startup: &Startup) -> Result<Arc<Settings>, LoginError> {
+fn wanted_settings(
+    config: &Config,
+    startup: &Startup,
+    ends: &Ends,
+) -> Result<Arc<Settings>, LoginError> {
     let ignored = &config.general.ignore_startup_parameters;
     let mut pairs: Vec<(String, &[u8])> = Vec::new();
     for (name, value) in startup.parameters.iter().chain(&startup.options) {
@@ -406,7 +413,14 @@ fn wanted_settings(config: &Config, startup: &Startup) -> Result<Arc<Settings>, 
             pairs.push((name, value));
         }
     }
-    Ok(Settings::new(pairs.iter().map(|(n, v)| (n.as_str(), *v))))
+    let settings = Settings::new(pairs.iter().map(|(n, v)| (n.as_str(), *v)));
+    if !config.general.application_name_add_host {
+        return Ok(settings);
+    }
+    let own = settings.value("application_name").filter(|name| !name.is_empty());
+    let host = format!(" - {}", ends.peer);
+    let name = [own.unwrap_or(b"app"), host.as_bytes()].concat();
+    Ok(settings.with("application_name", Some(&name)))
 }
 
 /// Everything from AuthenticationOk to ReadyForQuery.
@@ -414,6 +428,7 @@ fn welcome(
     greeting: &Greeting,
     settings: &Settings,
     registration: &Registration,
+    notice: &str,
 ) -> Result<Vec<u8>, LoginError> {
     let internal = |e: EncodeError| LoginError::refused(SqlState::INTERNAL_ERROR, e.to_string());
     let mut bytes = Vec::with_capacity(512);
@@ -421,6 +436,9 @@ fn welcome(
     greeting.write(&mut bytes, settings).map_err(internal)?;
     let client = &registration.client;
     encode::backend_key_data(&mut bytes, client.virtual_pid, client.secret()).map_err(internal)?;
+    if !notice.is_empty() {
+        encode::notice_response(&mut bytes, &ErrorMessage::notice(notice));
+    }
     encode::ready_for_query(&mut bytes, TransactionStatus::Idle);
     Ok(bytes)
 }

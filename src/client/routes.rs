@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hub::Hub;
 use crate::auth::Secret;
 use crate::config::{self, Config, ServerHost};
-use crate::net::SocketOptions;
+use crate::net::{NameTtl, SocketOptions};
 use crate::pool::PoolLimits;
 use crate::server::pool_set::Caps;
 use crate::server::pools::{PoolSettings, ServerPool};
@@ -87,8 +87,15 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
             query: route.query_timeout,
         },
         servers: server_rules(config, route),
-        endpoint: endpoint(&route.host, route.port),
+        endpoints: route.host.each().iter().map(|host| endpoint(host, route.port)).collect(),
+        load_balance: route.load_balance_hosts,
+        name_ttl: name_ttl(config),
         dbname: route.dbname.clone(),
+        server_settings: route
+            .server_settings
+            .iter()
+            .map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()))
+            .collect(),
         server_user: route.server_user.clone(),
         server_secret: route.server_password.as_ref().map(secret),
         connect_timeout: general.server_connect_timeout.unwrap_or(NO_TIMEOUT),
@@ -127,7 +134,13 @@ fn endpoint(host: &ServerHost, port: u16) -> Endpoint {
         ServerHost::Ip(ip) => Endpoint::Tcp { host: ip.to_string(), port },
         ServerHost::Name(host) => Endpoint::Tcp { host: host.clone(), port },
         ServerHost::SocketDir(dir) => Endpoint::Unix(dir.join(format!(".s.PGSQL.{port}"))),
+        ServerHost::Several(_) => unreachable!("BUG: several hosts were not told apart"),
     }
+}
+
+/// How long the meaning of names is remembered.
+pub(super) fn name_ttl(config: &Config) -> NameTtl {
+    NameTtl { found: config.general.dns_max_ttl, missing: config.general.dns_nxdomain_ttl }
 }
 
 /// A configured password as the authentication exchanges use it.
@@ -144,5 +157,6 @@ pub(super) fn socket_options(config: &Config) -> SocketOptions {
         keepalive_interval: general.tcp_keepintvl,
         keepalive_count: general.tcp_keepcnt,
         user_timeout: general.tcp_user_timeout,
+        buffer_bytes: general.tcp_socket_buffer,
     }
 }

@@ -1,6 +1,6 @@
 //! The part of a client that others may look at: the console, cancel requests, shutdown.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -82,6 +82,8 @@ pub struct ClientShared {
     pub settings: Mutex<Arc<Settings>>,
     secret: CancelSecret,
     state: AtomicU8,
+    /// Whether it was told in its present wait that it waits.
+    was_notified: AtomicBool,
     signal: AtomicU8,
     waker: OnceLock<Waker>,
     /// What a cancel request would hit. A [`CancelHold`] is taken under this lock and nothing else.
@@ -153,6 +155,7 @@ impl ClientShared {
             settings: Mutex::new(new.settings),
             secret: new.secret,
             state: AtomicU8::new(ClientState::Idle as u8),
+            was_notified: AtomicBool::new(false),
             signal: AtomicU8::new(Signal::None as u8),
             waker: OnceLock::new(),
             cancel_target: Mutex::default(),
@@ -193,6 +196,19 @@ impl ClientShared {
         self.pool.settings.load().time_limits
     }
 
+    /// Notes that it was told in its present wait that it waits.
+    pub fn note_notified(&self) {
+        self.was_notified.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it waits longer than that and was not told yet.
+    #[must_use]
+    pub fn is_to_be_notified(&self, after: Option<Duration>, now: Tick) -> bool {
+        self.state() == ClientState::Waiting
+            && after.is_some_and(|after| now.since(self.state_since()) >= after)
+            && !self.was_notified.load(Ordering::Relaxed)
+    }
+
     /// How long it may wait for a server.
     #[must_use]
     pub fn wait_timeout(&self) -> Option<Duration> {
@@ -201,6 +217,9 @@ impl ClientShared {
 
     /// Records the state; relaxed, for display only.
     pub fn set_state(&self, state: ClientState, now: Tick) {
+        if state == ClientState::Waiting {
+            self.was_notified.store(false, Ordering::Relaxed);
+        }
         self.state.store(state as u8, Ordering::Relaxed);
         self.state_since_us.store(now.as_micros(), Ordering::Relaxed);
     }

@@ -15,7 +15,8 @@ use super::session::{Link, Session};
 use super::shared::{ClientShared, ClientState, Signal};
 use crate::config::PoolMode;
 use crate::primitives::{Tick, clock};
-use crate::protocol::TransactionStatus;
+use crate::protocol::error::ErrorMessage;
+use crate::protocol::{TransactionStatus, encode};
 use crate::server::TimeLimits;
 
 /// How often clients are looked over at least, so that a reload is noticed.
@@ -39,7 +40,11 @@ pub enum TimeLimit {
 /// Looks over the clients of one worker until `stop`.
 pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, stop: CancellationToken) {
     loop {
-        let shortest = hub.config.load().shortest_time_limit();
+        let (shortest, notify) = {
+            let config = hub.config.load();
+            let notify = config.general.query_wait_notify;
+            (config.shortest_time_limit().into_iter().chain(notify).min(), notify)
+        };
         let period = shortest.map_or(PERIOD_MAX, |limit| (limit / 4).clamp(PERIOD_MIN, PERIOD_MAX));
         tokio::select! {
             () = stop.cancelled() => return,
@@ -48,7 +53,9 @@ pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, stop: CancellationToken) 
         }
         let now = clock::now();
         let clients = worker.clients();
-        let overdue = clients.iter().filter(|c| is_long_under_way(c, now) || may_exceed(c, now));
+        let overdue = clients.iter().filter(|c| {
+            is_long_under_way(c, now) || may_exceed(c, now) || c.is_to_be_notified(notify, now)
+        });
         overdue.for_each(|client| client.signal(Signal::Look));
     }
 }
@@ -109,8 +116,9 @@ impl Session {
     }
 
     /// Asked to look at the limits: the end, if one is exceeded.
-    pub(super) fn look_at_limits(&self) -> Option<SessionEnd> {
+    pub(super) fn look_at_limits(&mut self) -> Option<SessionEnd> {
         self.client().has_looked();
+        self.notify_of_wait();
         if let Some(limit) = self.exceeded_limit() {
             return Some(SessionEnd::TimeLimit(limit));
         }
@@ -123,5 +131,17 @@ impl Session {
         }
         let is_served = matches!(self.link, Link::Linked(_)) && !self.terminated;
         (is_served && self.transport.is_broken()).then_some(SessionEnd::ClientClosed)
+    }
+
+    /// Tells a client that has waited for long that it waits, once per wait. Whoever polls next, which is
+    /// at once, sends it.
+    fn notify_of_wait(&mut self) {
+        let notify = self.place.hub().config.load().general.query_wait_notify;
+        let waits = matches!(self.link, Link::Waiting(_) | Link::Dialing(_));
+        if waits && self.client().is_to_be_notified(notify, clock::now()) {
+            self.client().note_notified();
+            let text = "No server connection available in postgres backend, client being queued";
+            encode::notice_response(&mut self.unsent, &ErrorMessage::notice(text));
+        }
     }
 }

@@ -33,6 +33,7 @@ pub async fn watch(hub: Arc<Hub>, worker: Arc<Worker>, tasks: Tasks) {
             hub.pools.forget_unused(now);
             hub.client_counts.forget_unused();
             hub.directory.sweep(now);
+            hub.pools.follow_names(routes::name_ttl(&hub.config.load()));
         }
         if hub.config.load().general.server_fast_close {
             close_fast(&worker);

@@ -207,17 +207,25 @@ fn points_at_itself(entry: &Database, config: &Config) -> bool {
     }
     match &entry.host {
         None => true,
-        Some(ServerHost::SocketDir(dir)) => general.unix_socket_dir.as_ref() == Some(dir),
-        Some(ServerHost::Ip(ip)) => general.listen_addr.iter().any(|address| match address {
+        Some(host) => host.each().iter().any(|host| is_own(host, config)),
+    }
+}
+
+fn is_own(host: &ServerHost, config: &Config) -> bool {
+    let general = &config.general;
+    match host {
+        ServerHost::SocketDir(dir) => general.unix_socket_dir.as_ref() == Some(dir),
+        ServerHost::Ip(ip) => general.listen_addr.iter().any(|address| match address {
             ListenAddr::Any => ip.is_loopback(),
             ListenAddr::Ip(own) => own == ip || (own.is_unspecified() && ip.is_loopback()),
             ListenAddr::Name(_) => false,
         }),
-        Some(ServerHost::Name(host)) => general.listen_addr.iter().any(|address| match address {
+        ServerHost::Name(host) => general.listen_addr.iter().any(|address| match address {
             ListenAddr::Any => host == "localhost",
             ListenAddr::Ip(own) => host == "localhost" && own.is_loopback(),
             ListenAddr::Name(own) => own == host,
         }),
+        ServerHost::Several(_) => false,
     }
 }
 

@@ -136,11 +136,10 @@ pub enum Problem {
         hint: KeyHint,
     },
     /// A key of PgBouncer's that would have no effect here.
-    #[error(
-        "{} is known to PgBouncer but not supported by this version of pgbaton",
-        key_path(.path, .key)
-    )]
+    #[error("{}: a setting of PgBouncer's that pgbaton does not have. {why}", key_path(.path, .key))]
     UnsupportedKey {
+        /// Why, and what to do instead.
+        why: &'static str,
         /// The key.
         key: String,
         /// Where.

@@ -26,13 +26,13 @@ mod hba;
 mod keys;
 mod kinds;
 mod load;
+pub mod pgbouncer;
 mod raw;
 mod resolved;
 mod schema;
 mod set;
 mod suggest;
 mod tls;
-mod unsupported;
 mod value;
 
 #[cfg(test)]
@@ -47,7 +47,9 @@ pub use kinds::host::{ListenAddr, ServerHost};
 pub use kinds::number::Limit;
 pub use kinds::secret::{Password, PasswordKind};
 pub use kinds::tls::Picked;
-pub use kinds::word::{AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode};
+pub use kinds::word::{
+    AuthType, ClientSslMode, LoadBalance, LogFormat, LogLevel, PoolMode, ServerSslMode,
+};
 pub use load::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use resolved::{
     CONSOLE_DATABASES, Config, DatabaseRoute, Databases, LookupRoute, PoolSettings, Users,

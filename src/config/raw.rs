@@ -13,8 +13,8 @@ use super::conninfo;
 use super::error::{KeyHint, Problem};
 use super::faults::{Faults, Origin};
 use super::keys::{KeyDefault, Section, SectionPath, keys, keys_of};
+use super::pgbouncer::refusal;
 use super::suggest::nearest;
-use super::unsupported::is_unsupported;
 use super::value::{Kind, Refusal, Value};
 
 /// Other names that PgBouncer has for a key: section, name, key.
@@ -186,8 +186,8 @@ impl RawTable {
             return Ok(known.name);
         }
         let (key, path) = (key.to_owned(), self.path.clone());
-        if is_unsupported(section, &key) {
-            return Err(Problem::UnsupportedKey { key, path });
+        if let Some(why) = refusal(section, &key) {
+            return Err(Problem::UnsupportedKey { key, path, why });
         }
         let elsewhere: Vec<_> = sections_with(&key).collect();
         let hint = if elsewhere.is_empty() {

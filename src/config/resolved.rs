@@ -14,7 +14,7 @@ use super::keys::SectionKeys;
 use super::kinds::host::ServerHost;
 use super::kinds::number::Limit;
 use super::kinds::secret::{Password, PasswordKind};
-use super::kinds::word::PoolMode;
+use super::kinds::word::{LoadBalance, PoolMode};
 use super::schema::{Database, General, User};
 use super::tls::Tls;
 
@@ -154,6 +154,8 @@ pub struct PoolSettings {
     pub host: ServerHost,
     /// The server's port.
     pub port: u16,
+    /// Which of several hosts is tried first.
+    pub load_balance_hosts: LoadBalance,
     /// The name of the database on the server.
     pub dbname: String,
     /// When a server connection goes back to the pool.
@@ -168,6 +170,8 @@ pub struct PoolSettings {
     pub server_lifetime: Duration,
     /// What each server connection runs after its login.
     pub connect_query: Option<String>,
+    /// Settings that each server connection begins with, as (name, value).
+    pub server_settings: Vec<(&'static str, String)>,
     /// Time after which the pool is forgotten when it has neither clients nor servers.
     pub forget_after: Option<Duration>,
     /// Server connections of the database.
@@ -251,6 +255,7 @@ impl Config {
             is_forced_user,
             host: route.host,
             port: route.port,
+            load_balance_hosts: entry.load_balance_hosts,
             dbname: route.dbname,
             pool_mode: user
                 .and_then(|user| user.pool_mode)
@@ -267,6 +272,7 @@ impl Config {
                 .unwrap_or(general.reserve_pool_size),
             server_lifetime: entry.server_lifetime.unwrap_or(general.server_lifetime),
             connect_query: entry.connect_query.clone().filter(|query| !query.trim().is_empty()),
+            server_settings: server_settings(entry),
             forget_after: general
                 .pool_idle_timeout
                 .into_iter()
@@ -367,4 +373,15 @@ impl Config {
         let named = self.databases.named.get(name).map(|entry| (entry, false));
         named.or_else(|| self.databases.fallback.as_ref().map(|entry| (entry, true)))
     }
+}
+
+/// What the server connections of an entry begin with.
+fn server_settings(entry: &Database) -> Vec<(&'static str, String)> {
+    let all = [
+        ("client_encoding", &entry.client_encoding),
+        ("datestyle", &entry.datestyle),
+        ("timezone", &entry.timezone),
+        ("application_name", &entry.application_name),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
 }

@@ -20,7 +20,7 @@ use super::kinds::path::FilePath;
 use super::kinds::secret::{Password, Secret};
 use super::kinds::tls::{self, Picked};
 use super::kinds::word::{
-    AuthType, ClientSslMode, LogFormat, LogLevel, PoolMode, ServerSslMode, Word,
+    AuthType, ClientSslMode, LoadBalance, LogFormat, LogLevel, PoolMode, ServerSslMode, Word,
 };
 use super::raw::RawTable;
 use super::value::{AnyText, Kind, Maybe, Name, OffAtZero, OptionalName};
@@ -28,7 +28,7 @@ use super::value::{AnyText, Kind, Maybe, Name, OffAtZero, OptionalName};
 use KeyDefault::{Absent, Value};
 
 /// Who may log in, and whose password holds.
-const AUTH_QUERY: &str = "\
+pub(super) const AUTH_QUERY: &str = "\
     SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END \
     FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin";
 /// A port, on either side.
@@ -157,6 +157,8 @@ settings! {
 
     /// Longest wait for a server connection, then the client is disconnected. 0 waits for ever.
     query_wait_timeout: Option<Duration> = Value("120"), RELOAD, OffAtZero(Time::SECONDS);
+    /// Wait for a server connection after which the client is told that it waits. 0 is never.
+    query_wait_notify: Option<Duration> = Value("5"), RELOAD, OffAtZero(Time::SECONDS);
     /// Longest time a client may be idle without a server connection. 0 is no limit.
     client_idle_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(Time::SECONDS);
     /// Longest time a client may be idle in a transaction; it is rolled back then. 0 is no limit.
@@ -208,6 +210,15 @@ settings! {
     max_prepared_statement_bytes: usize = Value("268435456"), RELOAD, Int { min: 1, max: u32::MAX };
     /// Startup parameters that are accepted and dropped instead of refused.
     ignore_startup_parameters: Vec<String> = Value(""), RELOAD, NameList;
+    /// Put the client's address behind the `application_name` that it logs in with.
+    application_name_add_host: bool = Value("0"), RELOAD, Flag;
+    /// A notice that each client gets when it has logged in. Empty is none.
+    login_notify_message: String = Value(""), RELOAD, AnyText;
+
+    /// Time for which the addresses of a host name are remembered.
+    dns_max_ttl: Duration = Value("15"), RELOAD, Time::SECONDS;
+    /// Time for which it is remembered that a host name has no address.
+    dns_nxdomain_ttl: Duration = Value("15"), RELOAD, Time::SECONDS;
 
     /// Turn on TCP keepalive for client and server connections.
     tcp_keepalive: bool = Value("1"), RELOAD, Flag;
@@ -220,6 +231,8 @@ settings! {
     /// Longest time sent data may stay unacknowledged; a bare number counts milliseconds. 0 is
     /// the system's choice.
     tcp_user_timeout: Option<Duration> = Value("0"), RELOAD, OffAtZero(USER_TIMEOUT);
+    /// Bytes that the kernel may buffer per connection and direction. 0 is the system's choice.
+    tcp_socket_buffer: Option<u32> = Value("0"), RELOAD, OffAtZero(Int { min: 0, max: 1 << 30 });
 
     /// Log each login of a client and each connection to a server.
     log_connections: bool = Value("1"), RELOAD, Flag;
@@ -239,8 +252,10 @@ settings! {
     /// `[databases.NAME]`: one name that clients may ask for, or `"*"` for all others.
     pub struct Database in Section::Databases;
 
-    /// Server to connect to. A value that starts with `/` is a socket directory.
+    /// Server to connect to, or several. A value that starts with `/` is a socket directory.
     host: Option<ServerHost> = Absent("`unix_socket_dir`"), RELOAD, Host;
+    /// Which of several hosts is tried first: the next one in turn, or that which was reached last.
+    load_balance_hosts: LoadBalance = Value("round-robin"), RELOAD, Word;
     /// Port of the server, also part of its unix socket's name.
     port: u16 = Value("5432"), RELOAD, PORT;
     /// Name of the database on the server.
@@ -271,6 +286,14 @@ settings! {
     /// Query that each server connection runs after its login, before clients use it. If it fails,
     /// that is logged and nothing more.
     connect_query: Option<String> = Absent("none"), RELOAD, Maybe(AnyText);
+    /// `client_encoding` that its server connections begin with.
+    client_encoding: Option<String> = Absent("the server's"), RELOAD, Maybe(Name);
+    /// `DateStyle` that its server connections begin with.
+    datestyle: Option<String> = Absent("the server's"), RELOAD, Maybe(Name);
+    /// `TimeZone` that its server connections begin with.
+    timezone: Option<String> = Absent("the server's"), RELOAD, Maybe(Name);
+    /// `application_name` that its server connections begin with.
+    application_name: Option<String> = Absent("none"), RELOAD, Maybe(Name);
     /// Role that looks users of this database up.
     auth_user: Option<String> = Absent("`auth_user` of `[general]`"), RELOAD, Maybe(Name);
     /// Query by which it does so.

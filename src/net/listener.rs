@@ -29,6 +29,8 @@ pub struct SocketOptions {
     pub keepalive_count: Option<u32>,
     /// How long sent data may stay unacknowledged; the system's default when absent.
     pub user_timeout: Option<Duration>,
+    /// Bytes that the kernel may buffer in each direction; the system's choice when absent.
+    pub buffer_bytes: Option<u32>,
 }
 
 impl SocketOptions {
@@ -52,6 +54,10 @@ impl SocketOptions {
                 keepalive = keepalive.with_retries(count);
             }
             socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if let Some(bytes) = self.buffer_bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+            socket.set_recv_buffer_size(bytes)?;
+            socket.set_send_buffer_size(bytes)?;
         }
         if self.user_timeout.is_some() {
             socket.set_tcp_user_timeout(self.user_timeout)?;

@@ -4,6 +4,7 @@
 //! and nothing here holds a buffer for a connection that has nothing to say.
 
 mod listener;
+mod names;
 mod peer;
 mod scratch;
 mod tls;
@@ -12,6 +13,7 @@ mod transport;
 pub use listener::{
     Accepted, Bound, Ends, Listener, SocketOptions, SocketOwner, bind_tcp, bind_unix,
 };
+pub use names::{NameTtl, Names};
 pub use peer::PeerAddr;
 pub use scratch::{SCRATCH_BYTES, Scratch, give_back, keep, with_scratch};
 pub use tls::{HandshakeError, TlsKind, TlsSession};

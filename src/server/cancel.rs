@@ -80,7 +80,7 @@ impl CancelInFlight {
             // Never closed. Dropped with the future, like the connection.
             let _place = hold.connections.acquire().await.map_err(io::Error::other)?;
             drop(waiting);
-            let transport = self.0.endpoint.connect(options).await?;
+            let transport = self.0.endpoint.connect_to(self.0.peer, options).await?;
             let mut framed = Framed::new(transport);
             secure::secure(&mut framed, &self.0.endpoint, &self.0.tls_for_cancels)
                 .await

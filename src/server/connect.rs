@@ -1,6 +1,7 @@
 //! Connecting to PostgreSQL and logging in, up to the first ReadyForQuery, and `connect_query` behind
 //! it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::closing::{CLOSE_LIMIT, Exit};
@@ -17,7 +18,7 @@ use crate::auth::scram::{ClientKeys, MECHANISM, MECHANISM_PLUS};
 use crate::auth::scram_binding::ClientBinding;
 use crate::auth::scram_client::ClientFirst;
 use crate::config::ServerTls;
-use crate::net::{SocketOptions, Transport};
+use crate::net::{NameTtl, Names, SocketOptions, Transport};
 use crate::observe::logs::one_line;
 use crate::protocol::TransactionStatus;
 use crate::protocol::decode::{self, Authentication};
@@ -31,6 +32,8 @@ use crate::tasks;
 pub struct Target<'a> {
     /// Where the server listens.
     pub endpoint: &'a Endpoint,
+    /// What names mean, and for how long.
+    pub names: (&'a Arc<Names>, NameTtl),
     /// The database's name on the server.
     pub dbname: &'a str,
     /// The role.
@@ -39,6 +42,8 @@ pub struct Target<'a> {
     pub secret: Option<&'a Secret>,
     /// What else it may log in with.
     pub credentials: &'a Credentials,
+    /// Settings to begin with, unless `parameters` have them.
+    pub settings: &'a [Parameter],
     /// Further parameters of the StartupMessage, as (name, value).
     pub parameters: &'a [Parameter],
     /// What is run after the login.
@@ -98,15 +103,21 @@ pub async fn connect(target: &Target<'_>) -> Result<LoggedIn, ConnectError> {
     let earlier = target.exit.node.earlier_have_left();
     let _ = tokio::time::timeout(CLOSE_LIMIT * 2, earlier).await;
     let attempt = async {
-        let transport =
-            target.endpoint.connect(target.options).await.map_err(ConnectError::Connect)?;
+        let (names, ttl) = target.names;
+        let connected = target.endpoint.connect(names, ttl, target.options, target.timeout);
+        let transport = connected.await.map_err(ConnectError::Connect)?;
         let mut attempt = Attempt { framed: Some(Framed::new(transport)), exit: target.exit };
         let framed = attempt.framed();
         secure::secure(framed, target.endpoint, target.tls).await?;
         let mut startup = Vec::new();
         let (user, dbname) = (target.user.as_bytes(), target.dbname.as_bytes());
         let own = [(&b"user"[..], user), (&b"database"[..], dbname)];
-        let further = target.parameters.iter().map(|(name, value)| (&**name, &**value));
+        let is_given = |name: &[u8]| {
+            target.parameters.iter().any(|(given, _)| given.eq_ignore_ascii_case(name))
+        };
+        let further = target.settings.iter().filter(|(name, _)| !is_given(name));
+        let further = further.chain(target.parameters);
+        let further = further.map(|(name, value)| (&**name, &**value));
         encode::startup(&mut startup, own.into_iter().chain(further), 0)?;
         framed.send(&startup).await.map_err(ConnectError::Lost)?;
         authenticate(framed, target).await?;

@@ -5,6 +5,7 @@
 //! which closes the socket; the pool learns of that through the lease.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
@@ -130,6 +131,8 @@ pub struct ServerShared {
     pool: Weak<ServerPool>,
     generation: u64,
     state: AtomicU8,
+    /// Its host's name means other addresses by now.
+    has_moved: AtomicBool,
 }
 
 /// A server's state, in PgBouncer's words.
@@ -194,7 +197,20 @@ impl ServerShared {
             pool: Arc::downgrade(pool),
             generation,
             state: AtomicU8::new(ServerState::Idle as u8),
+            has_moved: AtomicBool::new(false),
         }
+    }
+
+    /// Has it closed when it is free if it is connected to this host, and to none of its addresses of
+    /// now. Says whether it is.
+    pub fn follow_name(&self, name: &str, addresses: &[IpAddr]) -> bool {
+        let is_at = matches!(&self.endpoint, Endpoint::Tcp { host, .. } if host == name);
+        let has_moved =
+            matches!(self.peer, PeerAddr::Tcp(address, _) if !addresses.contains(&address));
+        if is_at && has_moved {
+            self.has_moved.store(true, Ordering::Relaxed);
+        }
+        is_at && has_moved
     }
 
     /// Whether it belongs to the pool of these names.
@@ -203,10 +219,12 @@ impl ServerShared {
         *self.database == *database && *self.pool_user == *user
     }
 
-    /// Whether it is closed as soon as it is free: a RECONNECT or a removal came after its dial.
+    /// Whether it is closed as soon as it is free: a RECONNECT or a removal came after its dial, or its
+    /// host is elsewhere.
     #[must_use]
     pub fn close_needed(&self) -> bool {
-        self.pool.upgrade().is_none_or(|pool| self.generation < pool.pool.generation())
+        self.has_moved.load(Ordering::Relaxed)
+            || self.pool.upgrade().is_none_or(|pool| self.generation < pool.pool.generation())
     }
 
     /// Its state; relaxed, for display only.
@@ -265,7 +283,8 @@ impl Server {
     #[must_use]
     pub fn is_life_over(&self, now: Tick) -> bool {
         let has_served = self.shared.state() != ServerState::Idle;
-        self.life.is_over(self.shared.connected_at, has_served, now)
+        self.shared.has_moved.load(Ordering::Relaxed)
+            || self.life.is_over(self.shared.connected_at, has_served, now)
     }
 
     /// Whether it has rested so long that it has to be asked before it is used.

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::net::{SocketOptions, Transport};
+use crate::net::{NameTtl, Names, PeerAddr, SocketOptions, Transport};
 
 /// An address to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,18 +46,63 @@ impl Endpoint {
         }
     }
 
-    /// Connects, on the calling worker's reactor. Dropping the future closes what was opened.
+    /// Whether it is on this machine for sure.
+    #[must_use]
+    pub const fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// Connects, on the calling worker's reactor, within `limit`: each of several addresses gets its
+    /// part of the time, so that one that does not answer leaves some for the others. Dropping the
+    /// future closes what was opened.
     ///
     /// # Errors
     /// The system's, for the last of the addresses that a name resolves to.
-    pub async fn connect(&self, options: &SocketOptions) -> io::Result<Transport> {
-        match self {
-            Self::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    pub async fn connect(
+        &self,
+        names: &Arc<Names>,
+        ttl: NameTtl,
+        options: &SocketOptions,
+        limit: Duration,
+    ) -> io::Result<Transport> {
+        let (host, port) = match self {
+            Self::Tcp { host, port } => (host, *port),
+            Self::Unix(path) => return Ok(Transport::Unix(UnixStream::connect(path).await?)),
+        };
+        let addresses = names.resolve(host, ttl).await?;
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in addresses {
+            let attempt = tokio::time::timeout(limit / count, TcpStream::connect((address, port)));
+            match attempt.await {
+                Ok(Ok(stream)) => {
+                    options.apply(&stream)?;
+                    return Ok(Transport::Tcp(stream));
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Connects once more to where a connection leads, whatever its name means by now.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn connect_to(
+        &self,
+        peer: PeerAddr,
+        options: &SocketOptions,
+    ) -> io::Result<Transport> {
+        match (self, peer) {
+            (Self::Tcp { .. }, PeerAddr::Tcp(address, port)) => {
+                let stream = TcpStream::connect((address, port)).await?;
                 options.apply(&stream)?;
                 Ok(Transport::Tcp(stream))
             }
-            Self::Unix(path) => Ok(Transport::Unix(UnixStream::connect(path).await?)),
+            (Self::Unix(path), _) => Ok(Transport::Unix(UnixStream::connect(path).await?)),
+            (Self::Tcp { .. }, PeerAddr::Unix) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }

@@ -164,6 +164,12 @@ impl ConnectError {
         !matches!(self, Self::Down(_) | Self::Timeout | Self::Lost(_)) && !self.is_unreachable()
     }
 
+    /// Whether another host may well do better.
+    #[must_use]
+    pub fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Down(_) | Self::Timeout | Self::Lost(_)) || self.is_unreachable()
+    }
+
     /// Whether another secret might have been let in.
     #[must_use]
     pub fn is_about_credentials(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::primitives::{Tick, clock};
 
 mod source;
 
-pub use source::{LookupError, LookupPlace, LookupTls};
+pub use source::{LookupError, LookupHost, LookupPlace, LookupTls};
 
 /// A place that nobody has asked for so long is forgotten, a connection that rests so long closed.
 const FORGET_AFTER: Duration = Duration::from_secs(60);

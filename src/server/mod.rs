@@ -10,6 +10,7 @@ mod closing;
 mod connect;
 mod connection;
 pub mod credentials;
+mod dial;
 mod endpoint;
 mod error;
 pub mod framed;

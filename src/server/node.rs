@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
+use crate::net::Names;
 use crate::primitives::Tick;
 use crate::protocol::error::ErrorMessage;
 
@@ -156,15 +157,19 @@ pub fn pause(attempts: u32, longest: Duration) -> Duration {
     pause.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
 }
 
-/// All nodes that pools lead to.
+/// All nodes that pools lead to, and what their names mean.
 #[derive(Debug, Default, Clone)]
-pub struct Nodes(Arc<Mutex<HashMap<Endpoint, Arc<Node>>>>);
+pub struct Nodes {
+    known: Arc<Mutex<HashMap<Endpoint, Arc<Node>>>>,
+    /// Host names.
+    pub names: Arc<Names>,
+}
 
 impl Nodes {
     /// The node that listens there.
     #[must_use]
     pub fn at(&self, endpoint: &Endpoint) -> Arc<Node> {
-        let mut nodes = self.0.lock();
+        let mut nodes = self.known.lock();
         if let Some(node) = nodes.get(endpoint) {
             return node.clone();
         }
@@ -176,7 +181,7 @@ impl Nodes {
     /// Forgets those that no pool leads to and nobody is connected to.
     pub fn forget_unused(&self) {
         // Handles are made under this lock: who has the last one cannot become two.
-        self.0.lock().retain(|_, node| Arc::strong_count(node) > 1);
+        self.known.lock().retain(|_, node| Arc::strong_count(node) > 1);
     }
 }
 
@@ -266,7 +271,7 @@ mod tests {
         drop(nodes.at(&endpoint(2)));
         nodes.at(&endpoint(3)).is_down(refused(), at(0), Duration::MAX);
         nodes.forget_unused();
-        let known: Vec<_> = nodes.0.lock().keys().cloned().collect();
+        let known: Vec<_> = nodes.known.lock().keys().cloned().collect();
         assert_eq!(known, [endpoint(1)]);
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::node::Nodes;
 use super::pauses::Pauses;
 use super::pools::{PoolSettings, ServerPool, ServerTable};
+use crate::net::NameTtl;
 use crate::pool::{Budget, Pool};
 use crate::primitives::{Tick, clock};
 use crate::timeouts::TimeoutHandle;
@@ -135,6 +136,17 @@ impl PoolSet {
         state.user_budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
         drop(state);
         self.nodes.forget_unused();
+    }
+
+    /// Asks anew for host names in use whose meaning may be old. Servers at addresses that a name means no
+    /// longer are closed when they are free.
+    pub fn follow_names(&self, ttl: NameTtl) {
+        for (name, addresses) in self.nodes.names.look(ttl) {
+            let servers = self.servers.all();
+            let moved = servers.iter().filter(|server| server.follow_name(&name, &addresses));
+            let moved = moved.count();
+            tracing::info!(host = name, servers = moved, "the name means other addresses now");
+        }
     }
 
     /// Sets the caps of a database and a user, as a reload does.

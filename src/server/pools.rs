@@ -1,12 +1,11 @@
-//! The pool of the PostgreSQL connections of one (database, user), and how it dials.
+//! The pool of the PostgreSQL connections of one (database, user).
 //!
 //! The generic pool of `crate::pool` decides who gets which connection; this file knows what a
-//! connection is made of. A failed dial is remembered here: clients that log in meanwhile are told
-//! at once, those that wait go on waiting while the pool tries again, ever less often.
+//! connection is made of, and `dial` how one is made. What failed last is remembered here.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,20 +15,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::ServerLease;
-use super::closing::Exit;
-use super::connect::{self, Target};
 use super::connection::{Server, ServerShared, WatchInbox};
 use super::credentials::{Credentials, Learnt};
 use super::endpoint::Endpoint;
 use super::error::ConnectError;
 use super::greeting::Greeting;
 use super::life::Life;
-use super::node::{self, Node, Nodes};
+use super::node::{Node, Nodes};
 use super::settings::Settings;
 use crate::auth::Secret;
-use crate::config::{PoolMode, ServerTls};
-use crate::net::SocketOptions;
-use crate::observe::logs::one_line;
+use crate::config::{LoadBalance, PoolMode, ServerTls};
+use crate::net::{NameTtl, SocketOptions};
 use crate::pool::{Permit, Pool, PoolLimits};
 use crate::primitives::{Tick, clock};
 use crate::protocol::error::ErrorMessage;
@@ -57,10 +53,16 @@ pub struct PoolSettings {
     pub time_limits: TimeLimits,
     /// How many servers there are, and how long.
     pub servers: ServerRules,
-    /// Where the server listens.
-    pub endpoint: Endpoint,
+    /// Where the server listens; never empty. Several are as good as each other.
+    pub endpoints: Box<[Endpoint]>,
+    /// Which of them is tried first.
+    pub load_balance: LoadBalance,
+    /// How long the meaning of host names is remembered.
+    pub name_ttl: NameTtl,
     /// The database's name there.
     pub dbname: String,
+    /// Settings that each connection begins with.
+    pub server_settings: Vec<Parameter>,
     /// The role to log in as.
     pub server_user: String,
     /// Its password, if one is configured.
@@ -113,11 +115,12 @@ impl PoolSettings {
     /// Whether connections made with `self` would serve as well as those made with `other`.
     #[must_use]
     pub fn same_target(&self, other: &Self) -> bool {
-        self.endpoint == other.endpoint
+        self.endpoints == other.endpoints
             && self.dbname == other.dbname
+            && self.server_settings == other.server_settings
             && self.server_user == other.server_user
             && self.servers.connect_query == other.servers.connect_query
-            && (self.tls == other.tls || matches!(self.endpoint, Endpoint::Unix(_)))
+            && (self.tls == other.tls || self.endpoints.iter().all(Endpoint::is_unix))
     }
 }
 
@@ -139,13 +142,15 @@ pub struct ServerPool {
     failure: Mutex<Failure>,
     /// Carries no data: the failure is in `failure`.
     has_failed: Notify,
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
     known_settings: Mutex<LruCache<u64, Arc<Settings>>>,
     parsed: Mutex<LruCache<u64, ()>>,
-    servers: ServerTable,
-    nodes: Nodes,
-    /// The one it leads to, held so that what is known of it is not forgotten.
-    node: ArcSwap<Node>,
+    pub(super) servers: ServerTable,
+    pub(super) nodes: Nodes,
+    /// Those it leads to, held so that what is known of them is not forgotten.
+    nodes_held: ArcSwap<Vec<Arc<Node>>>,
+    /// The place of the endpoint that is tried first.
+    pub(super) first_endpoint: AtomicUsize,
     pub(super) life: Arc<Life>,
     /// Since when it has neither clients nor servers, in microseconds; 0 if it has.
     pub(super) unused_since_us: AtomicU64,
@@ -184,7 +189,7 @@ impl ServerTable {
         all
     }
 
-    fn insert(&self, server: &Arc<ServerShared>) {
+    pub(super) fn insert(&self, server: &Arc<ServerShared>) {
         let mut table = self.0.lock();
         // Swept here as well, so that a table nobody looks at stays in proportion.
         if table.len() >= 64 && table.len().is_power_of_two() {
@@ -214,7 +219,7 @@ impl ServerPool {
     ) -> Arc<Self> {
         let life = Arc::<Life>::default();
         life.follow(&settings);
-        let node = ArcSwap::from(nodes.at(&settings.endpoint));
+        let nodes_held = ArcSwap::from_pointee(held(&nodes, &settings));
         Arc::new(Self {
             database,
             user,
@@ -229,7 +234,8 @@ impl ServerPool {
             parsed: lru(PARSED_MAX),
             servers,
             nodes,
-            node,
+            nodes_held,
+            first_endpoint: AtomicUsize::new(0),
             life,
             unused_since_us: AtomicU64::new(0),
         })
@@ -296,68 +302,6 @@ impl ServerPool {
             (Err((error, _)), Slot::Used(lease)) => {
                 lease.discard();
                 Err(error)
-            }
-        }
-    }
-
-    /// Connects and logs in. A failure is noted; it comes with the time of the next attempt.
-    async fn connect(
-        self: &Arc<Self>,
-        place: &DialPlace,
-        generation: u64,
-        parameters: &[Parameter],
-    ) -> Result<(Box<Server>, Greeting), (ConnectError, Tick)> {
-        let settings = self.settings.load_full();
-        let node = self.nodes.at(&settings.endpoint);
-        if let Err(turned_away) = node.admit(clock::now()) {
-            let error = ConnectError::Down(turned_away.error);
-            let attempts = self.failure.lock().attempts;
-            self.remember_failure(&error, attempts, turned_away.retry_at);
-            return Err((error, turned_away.retry_at));
-        }
-        let exit = Exit { node: node.clone(), inbox: place.inbox.clone() };
-        let target = Target {
-            endpoint: &settings.endpoint,
-            dbname: &settings.dbname,
-            user: &settings.server_user,
-            secret: settings.server_secret.as_ref(),
-            credentials: &self.credentials,
-            parameters,
-            // A connection for one client alone may speak a protocol in which it makes no sense.
-            connect_query: settings
-                .servers
-                .connect_query
-                .as_deref()
-                .filter(|_| parameters.is_empty()),
-            options: &settings.socket_options,
-            tls: &settings.tls,
-            timeout: settings.connect_timeout,
-            exit: &exit,
-        };
-        let known = self.credentials.version();
-        match connect::connect(&target).await {
-            Ok(login) => {
-                node.is_up();
-                let shared = Arc::new(ServerShared::new(
-                    NEXT_SERVER_ID.fetch_add(1, Ordering::Relaxed),
-                    self,
-                    generation,
-                    settings.server_user.as_str().into(),
-                    (settings.endpoint.clone(), settings.tls.clone()),
-                    &login.transport,
-                    login.backend_pid,
-                    login.secret,
-                    clock::now(),
-                ));
-                self.servers.insert(&shared);
-                let life = self.life.clone();
-                let weak = Arc::downgrade(self);
-                let server = Server::new(login.transport, place.worker, shared, weak, exit, life);
-                Ok((server, login.greeting))
-            }
-            Err(error) => {
-                let retry_at = self.note_failure(&error, &settings, &node, known);
-                Err((error, retry_at))
             }
         }
     }
@@ -469,7 +413,7 @@ impl ServerPool {
         let keep = old.same_target(&settings);
         self.pool.set_limits(settings.limits.clone(), clock::now());
         self.life.follow(&settings);
-        self.node.store(self.nodes.at(&settings.endpoint));
+        self.nodes_held.store(Arc::new(held(&self.nodes, &settings)));
         self.settings.store(Arc::new(settings));
         self.credentials.reconfigured();
         self.failure.lock().error = None;
@@ -504,47 +448,11 @@ impl ServerPool {
         }
     }
 
-    /// Gives the earliest time of the next attempt. `known` is the version of what the failed one
-    /// could log in with.
-    fn note_failure(
-        &self,
-        error: &ConnectError,
-        settings: &PoolSettings,
-        node: &Node,
-        known: u64,
-    ) -> Tick {
-        let attempts = self.failure.lock().attempts.saturating_add(1);
-        // Without a pause at all, who waits would dial as fast as PostgreSQL can refuse.
-        let (now, longest) = (clock::now(), settings.login_retry.max(node::BACK_OFF_MIN));
-        if error.is_answer() {
-            node.is_up();
-        }
-        let retry_at = if error.is_unreachable() {
-            node.is_down(error.client_message(), now, longest)
-        } else if error.is_shortage() {
-            node.is_full(now, node::pause(attempts, longest), longest)
-        } else if error.is_transient() {
-            now.after(node::pause(attempts, longest))
-        } else if error.is_about_credentials() && !self.credentials.refused(known) {
-            // Since it began a client has proved another secret.
-            return now;
-        } else {
-            now.after(longest)
-        };
-        tracing::warn!(
-            database = &*self.database,
-            user = &*self.user,
-            server = %settings.endpoint,
-            attempt = attempts,
-            retry_in_ms = retry_at.since(now).as_millis(),
-            "server login failed: {}",
-            one_line(error)
-        );
-        self.remember_failure(error, attempts, retry_at);
-        retry_at
+    pub(super) fn failed_attempts(&self) -> u32 {
+        self.failure.lock().attempts
     }
 
-    fn remember_failure(&self, error: &ConnectError, attempts: u32, retry_at: Tick) {
+    pub(super) fn remember_failure(&self, error: &ConnectError, attempts: u32, retry_at: Tick) {
         *self.failure.lock() = Failure {
             error: Some(error.client_message()),
             is_transient: error.is_transient(),
@@ -555,7 +463,9 @@ impl ServerPool {
     }
 }
 
-static NEXT_SERVER_ID: AtomicU64 = AtomicU64::new(1);
+fn held(nodes: &Nodes, settings: &PoolSettings) -> Vec<Arc<Node>> {
+    settings.endpoints.iter().map(|endpoint| nodes.at(endpoint)).collect()
+}
 
 /// A slot of a pool, in the hands of somebody who needs a server of his own.
 #[derive(Debug)]

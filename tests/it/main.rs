@@ -11,6 +11,7 @@ mod drivers;
 mod fault_proxy_selftest;
 mod gone;
 mod growing;
+mod hosts;
 mod lifecycle;
 mod limits;
 mod lives;

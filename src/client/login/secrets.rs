@@ -10,7 +10,7 @@ use crate::client::routes;
 use crate::config::{Config, LookupRoute, ServerHost};
 use crate::protocol::sqlstate::SqlState;
 use crate::server::credentials::Learnt;
-use crate::server::lookup::{Found, Keep, LookupError, LookupPlace, LookupTls};
+use crate::server::lookup::{Found, Keep, LookupError, LookupHost, LookupPlace, LookupTls};
 
 /// What a look-up may take where `server_connect_timeout` sets no limit.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -88,14 +88,13 @@ fn keep(config: &Config) -> Keep {
 }
 
 fn place(config: &Config, route: LookupRoute) -> LookupPlace {
-    let (host, socket_folder) = match route.database.host {
-        ServerHost::Ip(ip) => (Some(ip.to_string()), None),
-        ServerHost::Name(name) => (Some(name), None),
-        ServerHost::SocketDir(folder) => (None, Some(folder)),
-    };
+    // One after the other, until one answers.
+    let hosts = route.database.host.each().iter().map(|host| match host {
+        ServerHost::SocketDir(folder) => LookupHost::SocketFolder(folder.clone()),
+        host => LookupHost::Name(host.to_string()),
+    });
     LookupPlace {
-        host,
-        socket_folder,
+        hosts: hosts.collect(),
         port: route.database.port,
         dbname: route.database.dbname,
         user: route.user,

@@ -44,6 +44,18 @@ pub enum ServerHost {
     Name(String),
     /// The directory of a unix socket; the socket is `.s.PGSQL.<port>` in it.
     SocketDir(PathBuf),
+    /// Several, none of them itself several, on the same port.
+    Several(Vec<ServerHost>),
+}
+
+impl ServerHost {
+    /// Each of the hosts; most are one.
+    pub fn each(&self) -> &[Self] {
+        match self {
+            Self::Several(hosts) => hosts,
+            one => std::slice::from_ref(one),
+        }
+    }
 }
 
 impl fmt::Display for ServerHost {
@@ -53,6 +65,10 @@ impl fmt::Display for ServerHost {
             Self::Ip(ip) => ip.fmt(f),
             Self::Name(name) => f.write_str(name),
             Self::SocketDir(dir) => dir.display().fmt(f),
+            Self::Several(hosts) => {
+                let texts: Vec<_> = hosts.iter().map(Self::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
         }
     }
 }
@@ -139,16 +155,11 @@ impl Kind<Option<ServerHost>> for Host {
         if text.is_empty() {
             return Ok(None);
         }
-        if text.starts_with(['/', '@']) {
-            return socket_dir(text).map(|dir| Some(ServerHost::SocketDir(dir)));
-        }
-        if text.contains(',') {
-            let several = "several hosts are not supported by this version of pgbaton";
-            return Err(Refusal::Because(several));
-        }
-        Ok(Some(match Endpoint::parse(text)? {
-            Endpoint::Ip(ip) => ServerHost::Ip(ip),
-            Endpoint::Name(name) => ServerHost::Name(name),
+        let hosts: Vec<_> =
+            text.split(',').map(|host| server_host(host.trim())).collect::<Result<_, _>>()?;
+        Ok(Some(match hosts.len() {
+            1 => hosts.into_iter().next().expect("BUG: one was counted"),
+            _ => ServerHost::Several(hosts),
         }))
     }
 
@@ -157,8 +168,18 @@ impl Kind<Option<ServerHost>> for Host {
     }
 
     fn range(&self) -> Cow<'static, str> {
-        "a host name, an IP address or a socket directory".into()
+        "host names, IP addresses or socket directories, with commas between".into()
     }
+}
+
+fn server_host(text: &str) -> Result<ServerHost, Refusal> {
+    if text.starts_with(['/', '@']) {
+        return socket_dir(text).map(ServerHost::SocketDir);
+    }
+    Ok(match Endpoint::parse(text)? {
+        Endpoint::Ip(ip) => ServerHost::Ip(ip),
+        Endpoint::Name(name) => ServerHost::Name(name),
+    })
 }
 
 /// A directory for unix sockets; empty text is `None`, no socket.

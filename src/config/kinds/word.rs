@@ -20,6 +20,16 @@ pub enum PoolMode {
     Statement,
 }
 
+/// Which of several hosts is tried first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LoadBalance {
+    /// The next one in turn.
+    #[default]
+    RoundRobin,
+    /// That which was reached last.
+    Disable,
+}
+
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AuthType {
@@ -150,6 +160,11 @@ impl Words for PoolMode {
     ];
 }
 
+impl Words for LoadBalance {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("round-robin", Self::RoundRobin), ("disable", Self::Disable)];
+}
+
 impl Words for AuthType {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("trust", Self::Trust),
@@ -209,7 +224,7 @@ macro_rules! display_word {
     )+};
 }
 
-display_word!(PoolMode, AuthType, ClientSslMode, ServerSslMode, LogFormat, LogLevel);
+display_word!(LoadBalance, PoolMode, AuthType, ClientSslMode, ServerSslMode, LogFormat, LogLevel);
 
 /// One word of a type's list.
 pub(in crate::config) struct Word;

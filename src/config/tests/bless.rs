@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::super::keys::keys_of;
 use super::super::{KeyDefault, KeyInfo, Section, keys};
-use super::docs::row;
+use super::docs::{answer_row, row};
 
 /// Columns that prose in config.toml takes.
 const WIDTH: usize = 100;
@@ -18,9 +18,11 @@ fn the_files_follow_the_table_when_asked_to() {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (file, blessed) in
-        [("docs/CONFIG.md", blessed_manual as fn(&str) -> String), ("config.toml", blessed_sample)]
-    {
+    for (file, blessed) in [
+        ("docs/CONFIG.md", blessed_manual as fn(&str) -> String),
+        ("config.toml", blessed_sample),
+        ("docs/PGBOUNCER.md", blessed_answers),
+    ] {
         let path = root.join(file);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, blessed(&text)).unwrap();
@@ -45,6 +47,19 @@ fn blessed_manual(text: &str) -> String {
                 }
             }
             _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn blessed_answers(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if !line.starts_with("| [") {
+            lines.push(line.to_owned());
+        }
+        if line.starts_with("| ---") {
+            lines.extend(super::super::pgbouncer::settings().map(|s| answer_row(&s)));
         }
     }
     lines.join("\n") + "\n"

@@ -79,6 +79,8 @@ fn every_key_shows_up_in_a_difference() {
             "log_format" => "json",
             "log_level" => "debug",
             "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",
+            "application_name_add_host" => "1",
+            "load_balance_hosts" => "disable",
             "tcp_keepalive" | "log_connections" | "log_disconnections" | "log_pooler_errors" => "0",
             _ => "77",
         };

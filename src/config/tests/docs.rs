@@ -1,7 +1,7 @@
 //! config.toml, docs/CONFIG.md and the table of keys say the same.
 
 use super::super::keys::keys_of;
-use super::super::unsupported::{DATABASES, GENERAL, USERS};
+use super::super::pgbouncer::{Answer, settings};
 use super::super::{KeyDefault, KeyInfo, Section, keys};
 use super::{config, loaded};
 
@@ -110,14 +110,48 @@ fn every_key_is_documented_once_and_well_formed() {
     }
 }
 
+const PGBOUNCER_MD: &str = include_str!("../../../docs/PGBOUNCER.md");
+
+/// The row of a setting of PgBouncer's in docs/PGBOUNCER.md.
+pub(super) fn answer_row(setting: &super::super::pgbouncer::Setting) -> String {
+    let section = match setting.section {
+        Section::General => "[pgbouncer]",
+        Section::Databases => "[databases]",
+        Section::Users => "[users]",
+    };
+    let answer = match setting.answer {
+        Answer::Same => "same".to_owned(),
+        Answer::Mapped("", how) => format!("mapped. {how}"),
+        Answer::Mapped(to, how) => format!("mapped to `{to}`. {how}"),
+        Answer::Refused(why) => format!("refused. {why}"),
+    };
+    format!("| {section} | `{}` | {answer} |", setting.name)
+}
+
 #[test]
-fn no_supported_key_is_called_unsupported() {
-    let lists =
-        [(Section::General, GENERAL), (Section::Databases, DATABASES), (Section::Users, USERS)];
-    for (section, list) in lists {
-        assert!(list.is_sorted(), "{}", section.name());
-        assert!(keys_of(section).all(|key| !list.contains(&key.name)), "{}", section.name());
+fn every_setting_of_pgbouncer_has_an_answer_and_the_manual_says_it() {
+    let rows: Vec<_> = PGBOUNCER_MD.lines().filter(|line| line.starts_with("| [")).collect();
+    let expected: Vec<_> = settings().map(|setting| answer_row(&setting)).collect();
+    assert_eq!(rows, expected);
+    println!("{}", expected.join("\n"));
+    let mut counts = [0; 3];
+    for setting in settings() {
+        match setting.answer {
+            Answer::Same => counts[0] += 1,
+            Answer::Mapped(to, how) => {
+                counts[1] += 1;
+                assert!(to.is_empty() || keys_of(setting.section).any(|key| key.name == to));
+                assert!(how.ends_with('.'), "{}", setting.name);
+            }
+            Answer::Refused(why) => {
+                counts[2] += 1;
+                assert!(why.ends_with('.') && why.len() > 20, "{} has no reason", setting.name);
+            }
+        }
     }
+    // 1.25's documentation has so many in all.
+    assert_eq!(counts.iter().sum::<usize>(), 101 + 22 + 10);
+    println!("same, mapped, refused: {counts:?}");
 }
 
 #[test]
@@ -143,7 +177,7 @@ fn the_examples_of_the_manual_are_good() {
 #[test]
 fn the_errors_shown_in_the_manual_are_those_given() {
     let bad = "[databases.x]\nhost = \"::1\"\n[general]\ndefault_pool_sise = 3\n\
-               pool_mode = \"transacton\"\ndns_max_ttl = 15\n\n[databases.app]\nport = 0\n";
+               pool_mode = \"transacton\"\npkt_buf = 4096\n\n[databases.app]\nport = 0\n";
     let env = |name: &str| (name == "PGBATON_LISTEN_PORT").then(|| "http".to_owned());
     let error = super::super::parse(bad, "config.toml", &env).expect_err("mistakes");
     assert!(CONFIG_MD.contains(&format!("```text\n{error}\n```")), "{error}");

@@ -52,7 +52,7 @@ fn what_the_file_may_not_say_is_refused_with_its_reason() {
     );
     assert!(refused("max_client_conn", "0").contains("expected"), "out of range");
     assert!(refused("pool_mode", "transacton").contains("transacton"));
-    assert!(refused("so_reuseport", "1").contains("not supported"));
+    assert!(refused("so_reuseport", "1").contains("does not have. One pgbaton uses every core"));
     assert!(refused("pool_size", "1").contains("belongs in"));
     assert!(refused("listen_port", "1").contains("restart"));
     assert!(refused("listen_port", "nonsense").contains("restart"));

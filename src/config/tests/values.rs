@@ -107,6 +107,8 @@ fn every_key_takes_its_printed_form_in_its_section() {
         "dbname" | "user" => "name",
         "password" => "***",
         "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",
+        "application_name_add_host" => "1",
+        "load_balance_hosts" => "disable",
         "tcp_keepalive" | "log_connections" | "log_disconnections" | "log_pooler_errors" => "0",
         _ => "7",
     };
@@ -309,7 +311,13 @@ fn hosts_of_databases() {
     assert_eq!(host("/run/pg"), ServerHost::SocketDir("/run/pg".into()));
     assert_eq!(host(""), ServerHost::SocketDir("/tmp".into()));
     let long = format!("/{}", "d".repeat(92));
-    for text in ["a,b", "a:5432", "a b", "@abstract", "300.1.1.1", "é", long.as_str()] {
+    let several = [
+        ServerHost::Name("a".into()),
+        ServerHost::Ip(Ipv6Addr::LOCALHOST.into()),
+        ServerHost::SocketDir("/run".into()),
+    ];
+    assert_eq!(host("a, ::1,/run"), ServerHost::Several(several.to_vec()));
+    for text in ["a,,b", "a:5432", "a b", "@abstract", "300.1.1.1", "é", long.as_str()] {
         let text = format!("[databases.a]\nhost = \"{text}\"\n");
         assert_eq!(errors(&text).len(), 1, "{text}");
     }

@@ -31,10 +31,8 @@ SELECT rolname FROM pg_catalog.pg_roles JOIN member USING (oid)";
 /// Where to look users up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LookupPlace {
-    /// Host name or address; `None`: the socket of `socket_folder`.
-    pub host: Option<String>,
-    /// Folder of the Unix socket.
-    pub socket_folder: Option<PathBuf>,
+    /// Hosts, tried in this order.
+    pub hosts: Vec<LookupHost>,
     /// Port.
     pub port: u16,
     /// Database on the server.
@@ -49,6 +47,15 @@ pub struct LookupPlace {
     pub timeout: Duration,
     /// TLS towards servers.
     pub tls: LookupTls,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LookupHost {
+    /// Host name or address.
+    Name(String),
+    /// Folder of its Unix socket.
+    SocketFolder(PathBuf),
 }
 
 /// TLS towards servers, compared by what it was made of.
@@ -110,10 +117,11 @@ impl Source {
             .user(&place.user)
             .application_name("pgbaton auth_query")
             .connect_timeout(place.timeout);
-        match (&place.host, &place.socket_folder) {
-            (Some(host), _) => drop(config.host(host)),
-            (None, Some(folder)) => drop(config.host_path(folder)),
-            (None, None) => {}
+        for host in &place.hosts {
+            match host {
+                LookupHost::Name(host) => config.host(host),
+                LookupHost::SocketFolder(folder) => config.host_path(folder),
+            };
         }
         if let Some(password) = &place.password {
             config.password(password.expose());
