@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -33,6 +34,8 @@ mod start;
 
 /// How long sessions get to say goodbye once they were told to end at once.
 const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How often the files of certificates and keys are looked at.
+const FILES_LOOK: Duration = Duration::from_secs(5);
 /// How often clients are looked over for transaction boundaries while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -116,6 +119,9 @@ struct Running {
     orders: UnboundedReceiver<Order>,
     /// What a shutdown that was ordered waits for.
     leaving: Option<Shutdown>,
+    look_at_files: Interval,
+    /// What was last said of files that have changed for the worse.
+    bad_files: Option<String>,
 }
 
 struct Signals {
@@ -202,6 +208,8 @@ impl Running {
             signals,
             orders,
             leaving: None,
+            look_at_files: tokio::time::interval(FILES_LOOK),
+            bad_files: None,
         })
     }
 
@@ -234,6 +242,7 @@ impl Running {
                         break;
                     }
                 }
+                _ = self.look_at_files.tick() => self.follow_files().await,
                 () = tokio::time::sleep(DRAIN_POLL), if self.leaving.is_some() => {
                     if self.is_left() {
                         tracing::info!("nobody is left: stopping");
@@ -301,6 +310,29 @@ impl Running {
         self.put_in_force(Arc::unwrap_or_clone(loaded.config).reloaded_over(&running));
         tracing::info!("configuration reloaded\n{changes}");
         Ok(())
+    }
+
+    /// Puts certificates and keys in force whose files have changed, as a renewal leaves them. Nobody is
+    /// dropped. A bad file is told once, and what is in force stays.
+    async fn follow_files(&mut self) {
+        let running = self.hub.config.load_full();
+        let (config, folder) = (running.clone(), folder_of(&self.config_path).to_owned());
+        match tasks::blocking(move || config.with_files_of_now(&folder)).await {
+            Ok(None) => self.bad_files = None,
+            Ok(Some(changed)) => {
+                self.bad_files = None;
+                let changes = config::diff(&running, &changed);
+                self.put_in_force(changed);
+                tracing::info!("files have changed, and are in force\n{changes}");
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.bad_files.as_ref() != Some(&text) {
+                    tracing::error!("files have changed, and what was in force stays:\n{text}");
+                }
+                self.bad_files = Some(text);
+            }
+        }
     }
 
     fn set(&self, key: &str, value: &str) -> Result<(), SetError> {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::reach;
 use crate::{app, config};
 
 /// Arguments of `pgbaton check`.
@@ -16,6 +17,9 @@ pub struct CheckArgs {
     /// The file in force now: print what changes from it to --config.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Ask every host of every database whether it is there.
+    #[arg(long)]
+    connect: bool,
 }
 
 /// Prints what is wrong or unwise, and what would change. Exit status 1 if anything is wrong.
@@ -30,6 +34,9 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     };
     for warning in &loaded.warnings {
         eprintln!("{warning}");
+    }
+    if args.connect && !reach::all(&loaded.config) {
+        return ExitCode::FAILURE;
     }
     let Some(against) = &args.against else {
         println!("{}: configuration is good", args.config.display());

@@ -3,6 +3,8 @@
 mod check;
 pub mod demo;
 mod healthcheck;
+mod import;
+mod reach;
 pub mod throwaway;
 
 use std::path::PathBuf;
@@ -33,8 +35,22 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Check a configuration file; with --against, say what a reload would change.
     Check(check::CheckArgs),
+    /// Say what a configuration may hold.
+    Config {
+        /// What about it.
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Convert a pgbouncer.ini, and say what became of each of its keys.
+    Import(import::ImportArgs),
     /// Ask a running pgbaton whether it accepts connections; exit status 0 if so.
     Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the JSON schema of the file.
+    Schema,
 }
 
 /// Carries the command out.
@@ -53,6 +69,11 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::FAILURE
         }),
         Command::Check(args) => check::run(&args),
+        Command::Config { what: ConfigCommand::Schema } => {
+            println!("{:#}", crate::config::json_schema());
+            ExitCode::SUCCESS
+        }
+        Command::Import(args) => import::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

@@ -170,43 +170,20 @@ pub async fn login(
     let user = text(&startup.user, "user")?;
     let database = text(&startup.database, "database")?;
     let config = hub.config.load_full();
-    if CONSOLE_DATABASES.contains(&database.as_str()) {
-        let minor = startup.negotiated_minor();
-        let asked = Asked {
-            user: &user,
-            database: &database,
-            is_console: true,
-            is_physical_replication: false,
-            peer: ends.peer,
-            tls: tls.as_ref(),
-        };
-        return Box::pin(console(hub, &config, framed, asked, minor)).await;
-    }
-    let mut place = admit(hub, &config)?;
     let asked = Asked {
         user: &user,
         database: &database,
-        is_console: false,
+        is_console: CONSOLE_DATABASES.contains(&database.as_str()),
         is_physical_replication: startup.replication == Some(Replication::Physical),
         peer: ends.peer,
         tls: tls.as_ref(),
     };
-    let learnt = authenticate::authenticate(hub, &config, framed, asked).await?;
-    if hub.is_disabled(&database) {
-        return Err(LoginError::refused(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("database does not allow connections: {database}"),
-        ));
+    if asked.is_console {
+        let minor = startup.negotiated_minor();
+        return Box::pin(console(hub, &config, framed, asked, minor)).await;
     }
-    let Some(pool) = routes::pool(hub, &database, &user) else {
-        return Err(LoginError::refused(
-            SqlState::INVALID_CATALOG_NAME,
-            format!("database \"{database}\" does not exist"),
-        ));
-    };
-    if let Some(learnt) = learnt.filter(|_| *pool.user == *user) {
-        pool.learn(learnt);
-    }
+    let mut place = admit(hub, &config)?;
+    let pool = enter(hub, &config, framed, asked).await?;
     place
         .sit(&config, &database, &user)
         .map_err(|full| LoginError::refused(SqlState::TOO_MANY_CONNECTIONS, full.to_string()))?;
@@ -236,6 +213,34 @@ pub async fn login(
         tracing::info!(client = %ends.peer, database, user, tls, "login attempt succeeded");
     }
     Ok(ready)
+}
+
+/// Sees to it that the client is who it says, and finds the pool that it asks for.
+async fn enter(
+    hub: &Arc<Hub>,
+    config: &Config,
+    framed: &mut Framed,
+    asked: Asked<'_>,
+) -> Result<Arc<ServerPool>, LoginError> {
+    let Asked { user, database, .. } = asked;
+    let learnt = authenticate::authenticate(hub, config, framed, asked).await?;
+    if hub.is_disabled(database) {
+        return Err(LoginError::refused(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("database does not allow connections: {database}"),
+        ));
+    }
+    let Some(pool) = routes::pool(hub, database, user) else {
+        return Err(LoginError::refused(
+            SqlState::INVALID_CATALOG_NAME,
+            format!("database \"{database}\" does not exist"),
+        ));
+    };
+    // What is known of a client's user says nothing of one that the database forces.
+    if let Some(learnt) = learnt.filter(|_| *pool.user == *user) {
+        pool.learn(learnt);
+    }
+    Ok(pool)
 }
 
 fn register(

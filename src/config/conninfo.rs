@@ -9,6 +9,18 @@ use super::faults::{Faults, Origin};
 use super::raw::RawTable;
 use super::value::Value;
 
+/// The pairs of a connection string as text.
+///
+/// # Errors
+/// It cannot be read; the reason quotes nothing of it.
+pub(super) fn split(text: &str) -> Result<Vec<(String, String)>, &'static str> {
+    let text_of = |value: Value| match value {
+        Value::Text(text) => text.as_str().to_owned(),
+        _ => unreachable!("BUG: a connection string holds texts only"),
+    };
+    Ok(pairs(text)?.into_iter().map(|pair| (pair.key, text_of(pair.value))).collect())
+}
+
 /// One pair.
 struct Pair {
     key: String,

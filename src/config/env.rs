@@ -164,7 +164,7 @@ fn check_query(query: &str) -> Result<(), &'static str> {
     Err("no parameter after the ? is supported by this version of pgbaton but sslmode=disable")
 }
 
-fn percent_decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
+pub(super) fn percent_decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
     const BAD: &str = "a % must be followed by two hexadecimal digits";
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     let mut rest = text.bytes();

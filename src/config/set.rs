@@ -43,6 +43,23 @@ pub enum SetError {
 }
 
 impl Config {
+    /// This configuration with the certificates and keys that the files hold now; `None` if they are the
+    /// same as before.
+    ///
+    /// # Errors
+    /// One of the files is no good: what is in force should stay.
+    pub fn with_files_of_now(&self, folder: &Path) -> Result<Option<Self>, ConfigError> {
+        if !tls::names_files(&self.general) {
+            return Ok(None);
+        }
+        let read = tls::load(&self.general, folder, &mut Vec::new())
+            .map_err(|diagnostics| ConfigError { diagnostics })?;
+        if read == self.tls {
+            return Ok(None);
+        }
+        Ok(Some(Self { tls: read.kept_of(&self.tls), ..self.clone() }))
+    }
+
     /// This configuration with one key of `[general]` changed. `folder` is that of the
     /// configuration file, from which the paths of files count.
     ///

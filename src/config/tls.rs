@@ -113,6 +113,20 @@ impl Tls {
     }
 }
 
+/// Whether the settings name any file.
+pub(super) fn names_files(general: &General) -> bool {
+    [
+        &general.client_tls_cert_file,
+        &general.client_tls_key_file,
+        &general.client_tls_ca_file,
+        &general.server_tls_cert_file,
+        &general.server_tls_key_file,
+        &general.server_tls_ca_file,
+    ]
+    .into_iter()
+    .any(Option::is_some)
+}
+
 /// What the settings lack, and the key that needs it.
 pub(super) fn lacks(general: &General) -> Option<(&'static str, Problem)> {
     let no_files = general.client_tls_cert_file.is_none() || general.client_tls_key_file.is_none();

@@ -12,6 +12,7 @@ mod fault_proxy_selftest;
 mod gone;
 mod growing;
 mod hosts;
+mod import;
 mod lifecycle;
 mod limits;
 mod lives;

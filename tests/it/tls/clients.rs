@@ -481,3 +481,29 @@ fn a_last_word_is_followed_by_tlss_own() {
     let end = wire.receive();
     assert!(matches!(end, Err(WireError::Closed)), "{end:?}");
 }
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_reload_and_a_bad_one_is_not() {
+    let authority = Authority::new("renewed");
+    let folder = tempfile::Builder::new().prefix("pgbaton-it-").tempdir().unwrap();
+    let (cert, key) = authority.identity(&["localhost"]).write(folder.path());
+    let stage = Stage::with(1, |config| {
+        config
+            .set("client_tls_sslmode", "\"require\"")
+            .set("client_tls_cert_file", &format!("{cert:?}"))
+            .set("client_tls_key_file", &format!("{key:?}"))
+    });
+    let shown = || {
+        let wire = Wire::login_tls(stage.pgbaton.address(), &authority.client(), &stage.login());
+        wire.tls().peer_certificates().unwrap()[0].to_vec()
+    };
+    let mut stays = Wire::login_tls(stage.pgbaton.address(), &authority.client(), &stage.login());
+    let before = shown();
+    std::fs::write(&cert, "nonsense").unwrap();
+    stage.pgbaton.wait_for_log("what was in force stays");
+    assert_eq!(shown(), before);
+    authority.identity(&["localhost"]).write(folder.path());
+    stage.pgbaton.wait_for_log("files have changed, and are in force");
+    assert_ne!(shown(), before);
+    assert_eq!(stays.query("select 1").value(), "1");
+}
