@@ -6,7 +6,7 @@
 //! all of them, and each has the password [`PASSWORD`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -58,7 +58,12 @@ impl Postgres {
 
     /// One of the caller's own, with settings added to postgresql.conf.
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        let installation = Installation::find(None).unwrap_or_else(|e| panic!("{e}"));
+        Self::start_of(None, settings)
+    }
+
+    /// The same, of the server programs in a folder.
+    pub fn start_of(programs: Option<&Path>, settings: &[(&str, &str)]) -> Self {
+        let installation = Installation::find(programs).unwrap_or_else(|e| panic!("{e}"));
         let own = |text: &str| text.to_owned();
         let options = ClusterOptions {
             max_connections: MAX_CONNECTIONS,

@@ -204,7 +204,11 @@ fn the_same_rules_let_the_same_clients_in() {
 fn peer_goes_by_the_system_and_its_map() {
     let scene = Scene::new();
     let me = system_user();
-    scene.postgres.sql("postgres", &format!("do $$ begin create role \"{me}\" login superuser; exception when duplicate_object then null; end $$"));
+    let role = format!(
+        "do $$ begin create role \"{me}\" login superuser; \
+         exception when duplicate_object then null; end $$"
+    );
+    scene.postgres.sql("postgres", &role);
     for (rule, ident, user, is_in) in [
         ("local all all peer", "", me.as_str(), true),
         ("local all all peer", "", "ann", false),
