@@ -11,6 +11,7 @@ mod drivers;
 mod fault_proxy_selftest;
 mod gone;
 mod growing;
+mod history;
 mod hosts;
 mod import;
 mod lifecycle;

@@ -150,6 +150,9 @@ async fn by_method(
             return by_password(hub, config, framed, asked, method).await.map(Some);
         }
     }
+    if !secrets::are_looked_up(config, asked.home(), asked.user) {
+        return Ok(None);
+    }
     Ok(Box::pin(secrets::for_servers(hub, config, asked.home(), asked.user)).await)
 }
 

@@ -67,17 +67,19 @@ pub(super) async fn roles(
     roles.map_err(|error| failed(database, user, &error))
 }
 
+/// Whether a user's secret would be looked up.
+pub(super) fn are_looked_up(config: &Config, database: Option<&str>, user: &str) -> bool {
+    config.users.password(user).is_none() && config.lookup(database).is_some()
+}
+
 /// What is looked up of a user who has proved itself without a password, for logging in to servers. None
-/// if it is known anyway, or says nothing; a server may well ask for nothing.
+/// if it says nothing; a server may well ask for nothing.
 pub(super) async fn for_servers(
     hub: &Arc<Hub>,
     config: &Config,
     database: Option<&str>,
     user: &str,
 ) -> Option<Learnt> {
-    if config.users.password(user).is_some() || config.lookup(database).is_none() {
-        return None;
-    }
     let known = find(hub, config, database, user).await.ok()?;
     known.secret.filter(|secret| !matches!(secret, Secret::Scram(_))).map(Learnt::Secret)
 }
