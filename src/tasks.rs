@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::LazyLock;
 use std::thread;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,7 +71,29 @@ pub fn uninterruptible(name: &str, body: impl FnOnce() + Send + 'static) -> io::
     thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// Runs CPU-heavy or blocking work beside the workers and waits for it. Dropping the future lets
+/// How many calculations run at once: half of the cores, so that a storm of logins leaves the workers
+/// what they need.
+static CALCULATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Semaphore::new((cores / 2).max(1))
+});
+
+/// Runs a calculation that takes long beside the workers and waits for it, in order of arrival and few at
+/// a time. Dropping the future leaves the line, or lets the calculation end unobserved.
+///
+/// # Panics
+/// If `work` panics.
+pub async fn calculate<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // Never closed. Held by the work itself: it may outlive the future.
+    let permit = CALCULATIONS.acquire().await.expect("BUG: the semaphore is never closed");
+    blocking(move || {
+        let _permit = permit;
+        work()
+    })
+    .await
+}
+
+/// Runs blocking work beside the workers and waits for it. Dropping the future lets
 /// the work end unobserved.
 ///
 /// # Panics

@@ -28,6 +28,7 @@ use authenticate::Asked;
 mod authenticate;
 mod borrow;
 mod exchange;
+mod proxied;
 mod secrets;
 
 /// SSLRequest and GSSENCRequest messages answered before a client has to get on with it.
@@ -156,6 +157,11 @@ pub async fn login(
     ends: Ends,
     framed: &mut Framed,
 ) -> Result<Ready, LoginError> {
+    let has_balancers = !hub.config.load().general.proxy_protocol_from.is_empty();
+    let ends = match has_balancers {
+        true => Box::pin(proxied::ends(&hub.config.load_full(), ends, framed)).await?,
+        false => ends,
+    };
     let (startup, tls) = read_startup(hub, framed).await?;
     if startup.needs_negotiation() {
         let mut bytes = Vec::new();

@@ -88,6 +88,7 @@ fn resolve(config: &Config, route: &config::PoolSettings) -> (PoolSettings, Caps
         },
         servers: server_rules(config, route),
         endpoints: route.host.each().iter().map(|host| endpoint(host, route.port)).collect(),
+        connecting_max: general.max_connecting_per_server,
         load_balance: route.load_balance_hosts,
         name_ttl: name_ttl(config),
         dbname: route.dbname.clone(),

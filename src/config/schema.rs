@@ -5,6 +5,7 @@
 //! meaning is equal. Adding a key here means adding it to config.toml and docs/CONFIG.md; a test
 //! fails until both agree.
 
+use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::keys::{KeyDefault, KeyInfo, RELOAD, RESTART, Section, SectionKeys, se
 use super::kinds::duration::{Bare, Time};
 use super::kinds::flag::Flag;
 use super::kinds::host::{Host, ListenAddr, ListenAddrs, ServerHost, SocketDir};
-use super::kinds::list::NameList;
+use super::kinds::list::{NameList, Networks};
 use super::kinds::number::{FileMode, Int, Limit, LimitUpTo};
 use super::kinds::path::FilePath;
 use super::kinds::secret::{Password, Secret};
@@ -55,6 +56,8 @@ settings! {
     listen_port: u16 = Value("6432"), RESTART, PORT;
     /// Connections that the kernel may queue before they are accepted.
     listen_backlog: u32 = Value("128"), RESTART, Int { min: 1, max: 65_535 };
+    /// Networks of load balancers that say in the PROXY protocol (v1, v2) whom they speak for.
+    proxy_protocol_from: Vec<IpNet> = Value(""), RELOAD, Networks;
     /// Directory of the unix socket, and of servers whose `host` is empty.
     unix_socket_dir: Option<PathBuf> = Value("/tmp"), RESTART, SocketDir;
     /// Permissions of the unix socket file.
@@ -93,6 +96,8 @@ settings! {
     server_round_robin: bool = Value("0"), RELOAD, Flag;
     /// Server connections that one pool opens at the same time.
     max_connecting_per_pool: usize = Value("4"), RELOAD, Int { min: 1, max: 10_000 };
+    /// Server connections that all pools together open at the same time to one PostgreSQL.
+    max_connecting_per_server: usize = Value("16"), RELOAD, Int { min: 1, max: 10_000 };
     /// Clients of one pool that may wait for a server connection; more are turned away.
     max_waiting_clients: Limit = Value("0"), RELOAD, COUNT;
 

@@ -251,7 +251,7 @@ async fn scram(
             let (password, salt) = (password.clone(), challenge.salt().to_vec());
             let iterations = challenge.iterations();
             let keys =
-                tasks::blocking(move || ClientKeys::derive(&password, &salt, iterations)).await;
+                tasks::calculate(move || ClientKeys::derive(&password, &salt, iterations)).await;
             target.credentials.remember(keys)
         }
         (None, _) => return Err(no_password(target)),

@@ -89,6 +89,8 @@ impl ServerPool {
         settings: &PoolSettings,
     ) -> Result<(Box<Server>, Greeting), Failed> {
         let node = self.nodes.at(endpoint);
+        // Not part of the time that the server has.
+        let turn = node.login_turn(settings.connecting_max).await;
         node.admit(clock::now()).map_err(|turned_away| Failed {
             error: ConnectError::Down(turned_away.error),
             retry_at: turned_away.retry_at,
@@ -118,7 +120,9 @@ impl ServerPool {
             exit: &exit,
         };
         let known = self.credentials.version();
-        match connect::connect(&target).await {
+        let connected = connect::connect(&target).await;
+        drop(turn);
+        match connected {
             Ok(login) => {
                 node.is_up();
                 let shared = Arc::new(ServerShared::new(

@@ -8,6 +8,7 @@
 //! - While the server cannot be reached, one attempt is made at a time for all pools together, ever
 //!   less often. Attempts are spaced by time and never wait for each other: one that hangs holds up
 //!   nobody.
+//! - No more logins are under way to a server than may be, however many pools want one.
 //! - While the server is full, pools that it has refused ask one after the other: however many they
 //!   are, no more than ten a second, but each within its own `server_login_retry`.
 
@@ -40,6 +41,10 @@ pub struct Node {
     has_left: Notify,
     /// `None`: it can be reached, as far as is known. Held for a moment.
     down: Mutex<Option<Down>>,
+    /// Logins under way. Held for a moment.
+    logins: Mutex<usize>,
+    /// Carries no data: how many there are is in `logins`.
+    has_turn: Notify,
     /// From when on one more pool may ask, of those that it was too full for. Held for a moment.
     next_when_full: Mutex<Tick>,
 }
@@ -64,6 +69,17 @@ pub struct Leaving {
     number: u64,
 }
 
+/// A login under way; it is over when this is dropped.
+#[derive(Debug)]
+pub struct LoginTurn(Arc<Node>);
+
+impl Drop for LoginTurn {
+    fn drop(&mut self) {
+        *self.0.logins.lock() -= 1;
+        self.0.has_turn.notify_waiters();
+    }
+}
+
 /// No attempt may be made now.
 #[derive(Debug)]
 pub struct TurnedAway {
@@ -82,6 +98,24 @@ impl Node {
         leaving.next += 1;
         leaving.open.insert(number);
         Leaving { node: self.clone(), number }
+    }
+
+    /// Waits until fewer than `most` logins are under way, and counts as one. A server that is being
+    /// asked by hundreds of pools at once answers none of them soon. Cancel-safe: it keeps nothing.
+    pub async fn login_turn(self: &Arc<Self>, most: usize) -> LoginTurn {
+        loop {
+            // Registered before the look: an end between the two is not missed.
+            let mut ended = std::pin::pin!(self.has_turn.notified());
+            ended.as_mut().enable();
+            {
+                let mut logins = self.logins.lock();
+                if *logins < most {
+                    *logins += 1;
+                    return LoginTurn(self.clone());
+                }
+            }
+            ended.await;
+        }
     }
 
     /// Waits until all connections are gone that were on their way out when this was called.
@@ -220,6 +254,23 @@ mod tests {
         assert!(poll(next.as_mut()).is_pending());
         drop(later);
         assert!(poll(next.as_mut()).is_ready());
+    }
+
+    #[test]
+    fn no_more_logins_are_under_way_than_may_be() {
+        let node = Arc::<Node>::default();
+        let mut turns: Vec<_> = (0..5).map(|_| Box::pin(node.login_turn(2))).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut poll = |index: usize| turns[index].as_mut().poll(&mut context);
+        let (Poll::Ready(first), Poll::Ready(_second)) = (poll(0), poll(1)) else {
+            panic!("two may");
+        };
+        assert!(poll(2).is_pending() && poll(3).is_pending());
+        drop(first);
+        let Poll::Ready(third) = poll(2) else { panic!("one has ended") };
+        assert!(poll(3).is_pending());
+        drop(third);
+        assert!(poll(4).is_ready(), "whoever asks first");
     }
 
     #[test]

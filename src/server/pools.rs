@@ -55,6 +55,8 @@ pub struct PoolSettings {
     pub servers: ServerRules,
     /// Where the server listens; never empty. Several are as good as each other.
     pub endpoints: Box<[Endpoint]>,
+    /// Logins to one of them that may be under way at once, of all pools together.
+    pub connecting_max: usize,
     /// Which of them is tried first.
     pub load_balance: LoadBalance,
     /// How long the meaning of host names is remembered.

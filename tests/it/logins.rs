@@ -16,6 +16,7 @@ mod auth_query;
 mod hba;
 mod matrix;
 mod pass_through;
+mod storm;
 
 /// An authority with a certificate for pgbaton or a server and one for each of some users.
 pub struct Papers {

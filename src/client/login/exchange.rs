@@ -61,7 +61,7 @@ pub(super) async fn plain(
     let (secret, user) = (claim.secret.cloned(), claim.user.to_owned());
     let mock = Verifier::mock(user.as_bytes(), &hub.mock_seed, iterations);
     let (given, known) = (password.clone(), user.clone());
-    let is_right = tasks::blocking(move || {
+    let is_right = tasks::calculate(move || {
         // Each form, and none, costs one PBKDF2: time is not to tell which it was.
         match secret {
             Some(secret @ Secret::Scram(_)) => secret.verify_plain(known.as_bytes(), &given),
@@ -154,7 +154,7 @@ async fn verifier(
             let salt = scram::random_salt().map_err(|e| scram_refusal(&e, user))?;
             let clear = password.clone();
             let made =
-                tasks::blocking(move || Verifier::from_password(&clear, &salt, iterations)).await;
+                tasks::calculate(move || Verifier::from_password(&clear, &salt, iterations)).await;
             Ok(hub.verifiers.remember(user, password, made))
         }
         // An md5 hash cannot be checked by SCRAM; like an unknown user, it never matches.

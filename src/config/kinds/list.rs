@@ -3,6 +3,9 @@
 //! It knows no keys. Order is kept and repeated entries are kept once.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::super::value::{Kind, Refusal, Value};
 
@@ -52,4 +55,28 @@ pub(super) fn items(value: &Value) -> Option<Vec<String>> {
         _ => return None,
     }
     Some(items)
+}
+
+/// A list of networks, each an address or one with the length of its prefix.
+pub(in crate::config) struct Networks;
+
+impl Kind<Vec<IpNet>> for Networks {
+    fn read(&self, value: &Value) -> Result<Vec<IpNet>, Refusal> {
+        let form = "networks such as 10.0.0.0/8, as an array or one string with commas";
+        let items = items(value).ok_or_else(|| Refusal::expected(form))?;
+        let network = |item: &String| {
+            let net = item.parse::<IpNet>().ok();
+            net.or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
+        };
+        let networks: Option<Vec<_>> = items.iter().map(network).collect();
+        networks.ok_or_else(|| Refusal::expected(form))
+    }
+
+    fn show(&self, value: &Vec<IpNet>) -> String {
+        value.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn range(&self) -> Cow<'static, str> {
+        "a list of networks such as 10.0.0.0/8, may be empty".into()
+    }
 }

@@ -76,6 +76,7 @@ fn every_key_shows_up_in_a_difference() {
             "client_tls_ciphers" | "server_tls_ciphers" => "ECDHE-RSA-AES256-GCM-SHA384",
             "client_tls13_ciphers" | "server_tls13_ciphers" => "TLS_AES_128_GCM_SHA256",
             "client_tls_ecdhcurve" => "X25519",
+            "proxy_protocol_from" => "10.0.0.0/8",
             "log_format" => "json",
             "log_level" => "debug",
             "server_round_robin" | "server_reset_query_always" | "server_fast_close" => "1",

@@ -99,6 +99,7 @@ fn every_key_takes_its_printed_form_in_its_section() {
         "client_tls_ciphers" | "server_tls_ciphers" => "ECDHE-RSA-AES256-GCM-SHA384",
         "client_tls13_ciphers" | "server_tls13_ciphers" => "TLS_AES_128_GCM_SHA256",
         "client_tls_ecdhcurve" => "X25519",
+        "proxy_protocol_from" => "10.0.0.0/8",
         "log_format" => "json",
         "log_level" => "debug",
         "admin_users" | "stats_users" | "ignore_startup_parameters" => "a, b",

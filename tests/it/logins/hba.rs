@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{PASSWORD, Papers, SUPERUSER, offering, psql};
 use crate::support::pgbaton::{Config, Pgbaton};
 use crate::support::postgres::{Postgres, SCRAM_ROLE};
+use crate::support::wire::{Login, Wire, WireError};
 
 /// A PostgreSQL with TLS and a socket, and the folder that the rules are in.
 struct Scene {
@@ -69,6 +70,10 @@ impl Scene {
     }
 
     fn pgbaton(&self) -> Pgbaton {
+        Pgbaton::start(&self.config())
+    }
+
+    fn config(&self) -> Config {
         let file = |name: &str| format!("{:?}", self.folder.path().join(name));
         // To the server as one whom it lets in anyway: what is compared is who pgbaton lets in.
         let server = |config: Config, name: &str| {
@@ -87,9 +92,7 @@ impl Scene {
             .set("auth_dbname", "\"app\"")
             .user(SUPERUSER, &format!("password = {PASSWORD:?}"));
         fs::create_dir_all(self.folder.path().join("socket")).unwrap();
-        Pgbaton::start(
-            &["app", "other", "ann"].iter().fold(config, |config, name| server(config, name)),
-        )
+        ["app", "other", "ann"].iter().fold(config, |config, name| server(config, name))
     }
 }
 
@@ -284,4 +287,47 @@ fn outcome_of_console(host: &Path, port: u16, user: &str) -> Result<String, Stri
         ("PGDATABASE", "pgbouncer"),
     ];
     psql(&settings, "SHOW VERSION")
+}
+
+#[test]
+fn a_balancer_s_word_on_its_client_is_taken_where_it_is_trusted_and_nowhere_else() {
+    let scene = Scene::new();
+    scene.rule("host all all 10.1.2.3/32 trust\nhost all all 127.0.0.0/8 reject", "");
+    let header = b"PROXY TCP4 10.1.2.3 10.0.0.2 40000 6432\r\n";
+    let login = Login::new("ann", "app", "");
+    let log_in = |pgbaton: &Pgbaton, header: &[u8]| {
+        let mut wire = Wire::connect(pgbaton.address());
+        wire.send(header);
+        wire.send_startup(&login)?;
+        wire.authenticate(&login)?;
+        wire.try_query("select 1").map(|reply| reply.value().to_owned())
+    };
+    let trusting = |from: &str| {
+        let config = scene.config().set("proxy_protocol_from", &format!("{from:?}"));
+        Pgbaton::start(&config)
+    };
+    let pgbaton = trusting("127.0.0.0/8");
+    assert_eq!(log_in(&pgbaton, header).unwrap(), "1");
+    pgbaton.wait_for_log("login attempt succeeded client=10.1.2.3:40000");
+    // In pieces, and followed by TLS's own beginning.
+    for piece in [1, 7, 41] {
+        let mut wire = Wire::connect(pgbaton.address());
+        for bytes in header.chunks(piece) {
+            wire.send(bytes);
+        }
+        wire.send_startup(&login).unwrap();
+        wire.authenticate(&login).unwrap();
+    }
+    // It must be there.
+    match log_in(&pgbaton, b"") {
+        Err(WireError::Server(error)) => assert!(error.message().contains("PROXY protocol")),
+        other => panic!("{other:?}"),
+    }
+    // And from others it is nonsense.
+    let pgbaton = trusting("192.0.2.0/24");
+    assert!(log_in(&pgbaton, header).is_err());
+    match log_in(&pgbaton, b"") {
+        Err(WireError::Server(error)) => assert_eq!(error.code(), "28000"),
+        other => panic!("{other:?}"),
+    }
 }
