@@ -106,12 +106,13 @@ pub(super) fn warnings(raw: &RawConfig, config: &Config) -> Vec<Found> {
         user(table, name, config, &mut found);
     }
     auth_users(raw, config, &mut found);
+    lookup_anywhere(raw, config, &mut found);
     found.sort_by_key(|(origin, _)| *origin);
     found
 }
 
 fn listening(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
-    if config.general.auth_type != AuthType::Trust {
+    if !matches!(config.general.auth_type, AuthType::Trust | AuthType::Any) {
         return;
     }
     let local = |address: &ListenAddr| match address {
@@ -126,7 +127,10 @@ fn listening(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
 }
 
 fn console_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
-    if config.general.auth_type == AuthType::Trust {
+    let auth_type = config.general.auth_type;
+    let needs_password =
+        matches!(auth_type, AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256);
+    if !needs_password || looks_users_up(config) {
         return;
     }
     let lists = [
@@ -138,6 +142,25 @@ fn console_users(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
             let at = raw.general.origin_of(key);
             found.push((at, WarningKind::UnknownConsoleUser { key, user: user.clone() }));
         }
+    }
+}
+
+/// Whether users may be known whom neither `[users]` nor `auth_file` names.
+fn looks_users_up(config: &Config) -> bool {
+    let of_any = databases(config).any(|(_, entry)| entry.auth_user.is_some());
+    of_any || config.general.auth_user.is_some()
+}
+
+/// With `"*"`, strangers have the look-up go to databases of their choice.
+fn lookup_anywhere(raw: &RawConfig, config: &Config, found: &mut Vec<Found>) {
+    let Some(fallback) = &config.databases.fallback else { return };
+    let is_said = fallback.auth_dbname.is_some() || config.general.auth_dbname.is_some();
+    let looks_up = fallback.auth_user.is_some() || config.general.auth_user.is_some();
+    if looks_up
+        && !is_said
+        && let Some(table) = raw.databases.get(FALLBACK_DATABASE)
+    {
+        found.push((table.at, WarningKind::LookupAnywhere));
     }
 }
 
@@ -231,7 +254,10 @@ fn is_own(host: &ServerHost, config: &Config) -> bool {
 
 fn user(table: &RawTable, name: &str, config: &Config, found: &mut Vec<Found>) {
     let auth_type = config.general.auth_type;
-    if auth_type == AuthType::Trust {
+    // Rules, certificates and look-ups let in users whom nothing here has a password of.
+    let needs_password =
+        matches!(auth_type, AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256);
+    if !needs_password || looks_users_up(config) {
         return;
     }
     let user = name.to_owned();

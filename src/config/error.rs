@@ -330,6 +330,11 @@ pub enum WarningKind {
         "auth_user {0:?} has a hash or verifier for a password, which does not log in to a server"
     )]
     AuthUserWithHash(String),
+    /// Users are looked up in whatever database a client names.
+    #[error(
+        "auth_user without auth_dbname: for \"*\", whoever connects says in which database to look users up"
+    )]
+    LookupAnywhere,
     /// A pool that can never reach its size.
     #[error(
         "databases.{}: pool_size {pool_size} is above max_db_connections {max_db_connections}",

@@ -25,6 +25,14 @@ pub use source::{LookupError, LookupHost, LookupPlace, LookupTls};
 /// A place that nobody has asked for so long is forgotten, a connection that rests so long closed.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// Places at a time. With `"*"` and without `auth_dbname`, anybody can name one.
+const PLACES_MAX: usize = 1_000;
+
+/// How long a place that could not be asked is not asked again: whoever comes meanwhile is told the same,
+/// so that strangers' logins are no storm of connections to a server that is away, or to databases that
+/// do not exist.
+const BACK_OFF: Duration = Duration::from_millis(250);
+
 /// Answers kept per place, if they are kept at all.
 const KEPT_MAX: usize = 10_000;
 
@@ -63,6 +71,8 @@ struct Asked {
     order: AtomicU64,
     /// When it was last asked, in microseconds.
     last_us: AtomicU64,
+    /// What the last query ended with, if badly, and until when that holds. Held for a moment.
+    failure: Mutex<Option<(Tick, LookupError)>>,
     secrets: Answers<Found>,
     roles: Answers<Arc<[String]>>,
 }
@@ -100,8 +110,8 @@ impl Directory {
         user: &str,
         keep: Keep,
     ) -> Result<Found, LookupError> {
-        let asked = self.place(place);
-        let query = || asked.source.secret(user);
+        let asked = self.place(place)?;
+        let query = || asked.with_back_off(asked.source.secret(user));
         let hold = |found: &Found| match found {
             Found::Nobody => keep.nobody,
             Found::WithoutSecret | Found::User(_) => keep.found,
@@ -119,8 +129,8 @@ impl Directory {
         user: &str,
         keep: Keep,
     ) -> Result<Arc<[String]>, LookupError> {
-        let asked = self.place(place);
-        let query = || asked.source.roles(user);
+        let asked = self.place(place)?;
+        let query = || asked.with_back_off(asked.source.roles(user));
         asked.roles.ask(&asked.order, user, query, |_| keep.found).await
     }
 
@@ -151,15 +161,17 @@ impl Directory {
         }
     }
 
-    fn place(&self, place: &LookupPlace) -> Arc<Asked> {
+    fn place(&self, place: &LookupPlace) -> Result<Arc<Asked>, LookupError> {
         let mut places = self.places.lock();
         let asked = match places.get(place) {
             Some(asked) => asked.clone(),
+            None if places.len() >= PLACES_MAX => return Err(LookupError::TooMany),
             None => {
                 let asked = Arc::new(Asked {
                     source: Source::new(place),
                     order: AtomicU64::new(0),
                     last_us: AtomicU64::new(0),
+                    failure: Mutex::default(),
                     secrets: Answers::default(),
                     roles: Answers::default(),
                 });
@@ -168,7 +180,30 @@ impl Directory {
             }
         };
         asked.last_us.store(clock::now().as_micros(), Ordering::Relaxed);
-        asked
+        Ok(asked)
+    }
+}
+
+impl Asked {
+    /// Asks, unless that has just failed. Cancel-safe like the query.
+    async fn with_back_off<T>(
+        &self,
+        query: impl Future<Output = Result<T, LookupError>>,
+    ) -> Result<T, LookupError> {
+        if let Some((until, error)) = &*self.failure.lock()
+            && clock::now() < *until
+        {
+            return Err(error.clone());
+        }
+        let said = query.await;
+        let failure = match &said {
+            Err(error @ (LookupError::Failed(_) | LookupError::Timeout(_))) => {
+                Some((clock::now().after(BACK_OFF), error.clone()))
+            }
+            Ok(_) | Err(LookupError::Answer(_) | LookupError::TooMany) => None,
+        };
+        *self.failure.lock() = failure;
+        said
     }
 }
 

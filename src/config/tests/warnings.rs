@@ -146,3 +146,25 @@ fn secrets_that_every_local_user_can_read() {
     assert_eq!(check(secret, 0o640), [""; 0]);
     assert_eq!(check("[databases.d]\n", 0o644), [""; 0]);
 }
+
+#[test]
+fn looking_users_up() {
+    let general = "[general]\nauth_user = \"a\"\nadmin_users = \"x\"\n";
+    let password = "[users.a]\npassword = \"p\"\n[users.b]\n";
+    assert_eq!(warnings(&format!("{general}[databases.d]\n{password}")), [""; 0]);
+    let anywhere = format!("{general}[databases.\"*\"]\n{password}");
+    let said = "config.toml:4:12: auth_user without auth_dbname: for \"*\", whoever connects says in \
+                which database to look users up";
+    assert_eq!(warnings(&anywhere), [said]);
+    let fixed =
+        format!("{general}auth_dbname = \"d\"\n[databases.\"*\"]\n[databases.d]\n{password}");
+    assert_eq!(warnings(&fixed), [""; 0]);
+    let hash = "[users.a]\npassword = \"md5000102030405060708090a0b0c0d0e0f\"\n";
+    assert_eq!(
+        warnings(&format!("{general}[databases.d]\n{hash}")),
+        [
+            "config.toml:2:13: auth_user \"a\" has a hash or verifier for a password, which does not log \
+          in to a server"
+        ]
+    );
+}

@@ -79,6 +79,9 @@ pub enum LookupError {
     /// The query took too long.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
+    /// So many databases are asked in that no more will be.
+    #[error("too many databases are asked in: set auth_dbname")]
+    TooMany,
     /// The query's answer is not what it should be.
     #[error("auth_query {0}")]
     Answer(&'static str),
