@@ -132,6 +132,12 @@ impl LoginError {
         Self::Refused(ErrorMessage::fatal(code, text))
     }
 
+    /// Whether it is a wrong password, here or at the server.
+    #[must_use]
+    pub fn is_wrong_password(&self) -> bool {
+        matches!(self, Self::Refused(message) if message.code == SqlState::INVALID_PASSWORD)
+    }
+
     /// What the client is told.
     #[must_use]
     pub fn client_message(&self) -> Option<ErrorMessage> {

@@ -164,14 +164,7 @@ pub async fn login(
     };
     let (startup, tls) = read_startup(hub, framed).await?;
     if startup.needs_negotiation() {
-        let mut bytes = Vec::new();
-        encode::negotiate_protocol_version(
-            &mut bytes,
-            startup.negotiated_minor(),
-            &startup.unrecognised,
-        )
-        .map_err(|e| LoginError::refused(SqlState::PROTOCOL_VIOLATION, e.to_string()))?;
-        framed.send(&bytes).await?;
+        framed.send(&negotiation(&startup)?).await?;
     }
     let user = text(&startup.user, "user")?;
     let database = text(&startup.database, "database")?;
@@ -205,7 +198,12 @@ pub async fn login(
         framed.send(&welcome(&greeting, &settings, &registration, "")?).await?;
         Ready::Dedicated(Box::new(DedicatedParts { place, hub, registration, pool, lease }))
     } else {
-        let greeting = borrow::greeting(&pool, worker).await?;
+        let greeting = borrow::greeting(&pool, worker).await.inspect_err(|error| {
+            // What was kept of a look-up let it in here, and the server knows better.
+            if error.is_wrong_password() {
+                hub.directory.forget(&user);
+            }
+        })?;
         let wanted = wanted_settings(&config, &startup, &ends)?;
         let settings = borrow::settings(&pool, worker, wanted).await?;
         let registration = register(&hub, worker, &pool, connection, settings.clone(), minor)?;
@@ -219,6 +217,18 @@ pub async fn login(
         tracing::info!(client = %ends.peer, database, user, tls, "login attempt succeeded");
     }
     Ok(ready)
+}
+
+/// What of the protocol there is, for a client that asks for more.
+fn negotiation(startup: &Startup) -> Result<Vec<u8>, LoginError> {
+    let mut bytes = Vec::new();
+    encode::negotiate_protocol_version(
+        &mut bytes,
+        startup.negotiated_minor(),
+        &startup.unrecognised,
+    )
+    .map_err(|e| LoginError::refused(SqlState::PROTOCOL_VIOLATION, e.to_string()))?;
+    Ok(bytes)
 }
 
 /// Sees to it that the client is who it says, and finds the pool that it asks for.

@@ -323,7 +323,11 @@ impl Session {
         Poll::Ready(match dialed {
             Ok(lease) => self.link_waiting(cx, lease),
             Err(NoServer::Lost) => self.request_again(cx),
-            Err(NoServer::Dial(failure)) if failure.error.is_transient() => {
+            // What refuses a new server does not take away those that are there: who asked waits for
+            // them like all others.
+            Err(NoServer::Dial(failure))
+                if failure.error.is_transient() || self.pool.has_servers() =>
+            {
                 // It waits since it asked, not since the dial failed.
                 let since = self.client().state_since();
                 let ticket = failure.permit.requeue(failure.retry_at, self.hint(), since);

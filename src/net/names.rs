@@ -185,6 +185,13 @@ impl Names {
         self.has_answer.notify_waiters();
     }
 
+    /// A name is in use: connections were made by it that are still there.
+    pub fn touch(&self, host: &str, now: Tick) {
+        if let Some(name) = self.names.lock().get_mut(host) {
+            name.used_at = now;
+        }
+    }
+
     /// Asks anew for names in use whose answers are old, and gives those of which the addresses have
     /// changed, each once. To be called now and then.
     #[must_use]

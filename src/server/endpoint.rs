@@ -52,6 +52,15 @@ impl Endpoint {
         matches!(self, Self::Unix(_))
     }
 
+    /// Its host name or address; none has a Unix socket.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp { host, .. } => Some(host),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Connects, on the calling worker's reactor, within `limit`: each of several addresses gets its
     /// part of the time, so that one that does not answer leaves some for the others. Dropping the
     /// future closes what was opened.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::lookup::source::Source;
 use crate::auth::Secret;
@@ -71,6 +72,9 @@ struct Asked {
     order: AtomicU64,
     /// When it was last asked, in microseconds.
     last_us: AtomicU64,
+    /// As many queries at a time as there are connections: who waits for one waits before it is looked
+    /// at whether the last one has failed.
+    turns: Semaphore,
     /// What the last query ended with, if badly, and until when that holds. Held for a moment.
     failure: Mutex<Option<(Tick, LookupError)>>,
     secrets: Answers<Found>,
@@ -171,6 +175,7 @@ impl Directory {
                     source: Source::new(place),
                     order: AtomicU64::new(0),
                     last_us: AtomicU64::new(0),
+                    turns: Semaphore::new(source::CONNECTIONS_MAX),
                     failure: Mutex::default(),
                     secrets: Answers::default(),
                     roles: Answers::default(),
@@ -190,6 +195,7 @@ impl Asked {
         &self,
         query: impl Future<Output = Result<T, LookupError>>,
     ) -> Result<T, LookupError> {
+        let _turn = self.turns.acquire().await.expect("BUG: turns are never closed");
         if let Some((until, error)) = &*self.failure.lock()
             && clock::now() < *until
         {
@@ -271,8 +277,6 @@ impl<T: Clone> Answers<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-
-    use tokio::sync::Semaphore;
 
     use super::*;
 

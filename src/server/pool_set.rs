@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::endpoint::Endpoint;
 use super::node::Nodes;
 use super::pauses::Pauses;
 use super::pools::{PoolSettings, ServerPool, ServerTable};
@@ -141,6 +142,12 @@ impl PoolSet {
     /// Asks anew for host names in use whose meaning may be old. Servers at addresses that a name means no
     /// longer are closed when they are free.
     pub fn follow_names(&self, ttl: NameTtl) {
+        let now = clock::now();
+        for pool in self.list().iter().filter(|pool| pool.owned() > 0) {
+            for host in pool.settings.load().endpoints.iter().filter_map(Endpoint::host) {
+                self.nodes.names.touch(host, now);
+            }
+        }
         for (name, addresses) in self.nodes.names.look(ttl) {
             let servers = self.servers.all();
             let moved = servers.iter().filter(|server| server.follow_name(&name, &addresses));

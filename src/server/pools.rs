@@ -355,7 +355,9 @@ impl ServerPool {
         }
     }
 
-    fn has_servers(&self) -> bool {
+    /// Whether it has servers that are logged in, for whomever.
+    #[must_use]
+    pub fn has_servers(&self) -> bool {
         let seen = self.pool.snapshot();
         seen.idle + seen.active > 0
     }

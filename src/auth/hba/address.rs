@@ -47,11 +47,11 @@ impl Address {
     }
 
     /// Whether a client's address is meant. An IPv4 client that came by way of an IPv6 socket is one of
-    /// IPv4.
+    /// IPv4, and of nothing else: which rule serves must not depend on the socket.
     pub(super) fn contains(&self, client: IpAddr) -> bool {
         match self {
             Self::All => true,
-            Self::Net(net) => net.contains(&client.to_canonical()) || net.contains(&client),
+            Self::Net(net) => net.contains(&client.to_canonical()),
         }
     }
 }

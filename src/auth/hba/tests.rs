@@ -185,6 +185,7 @@ fn methods_and_options() {
         ("local a b ldap", "ldap is not supported by this version"),
         ("local a b gss", "gss is not supported"),
         ("local a b oauth", "oauth is not supported"),
+        ("local a b ldapbindpasswd=hunter2", "unknown method \"ldapbindpasswd\""),
         ("local a b any", "unknown method \"any\""),
         ("host a b all peer", "peer is for local"),
         ("host a b all cert", "cert is for hostssl"),

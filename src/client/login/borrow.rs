@@ -178,7 +178,8 @@ async fn dial(
         Ok(lease) => return Ok(Dialled::Server(lease)),
         Err(failure) => failure,
     };
-    if failure.error.is_transient() && pool.greeting().is_some() {
+    let may_wait = failure.error.is_transient() || pool.has_servers();
+    if may_wait && pool.greeting().is_some() {
         let ticket = failure.permit.requeue(failure.retry_at, hint(worker), clock::now());
         return Ok(Dialled::NotYet(ticket));
     }

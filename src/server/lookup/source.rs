@@ -15,7 +15,7 @@ use crate::auth::Secret;
 use crate::config::{Password, ServerSslMode, ServerTls};
 
 /// Connections per place. Queries are short, and those of one user are shared.
-const CONNECTIONS_MAX: usize = 2;
+pub(super) const CONNECTIONS_MAX: usize = 2;
 
 /// The roles that `$1` is a member of, and itself: PostgreSQL's rule for `pg_hba.conf`, in which a
 /// superuser is no member of everything.

@@ -237,3 +237,26 @@ fn the_database_to_ask_in_and_the_console() {
     let mut console = Wire::login(pgbaton.address(), &Login::new(SCRAM_ROLE, "pgbaton", PASSWORD));
     assert_eq!(console.query("SHOW VERSION").tags, ["SHOW"]);
 }
+
+#[test]
+fn a_database_that_cannot_be_asked_in_is_not_asked_by_every_stranger() {
+    let postgres = Postgres::start(&[]);
+    let address = postgres.address();
+    let body = format!("host = \"{}\"\nport = {}", address.ip(), address.port());
+    let config = asking(&postgres, "scram-sha-256").section("databases.\"*\"", &body);
+    let pgbaton = Pgbaton::start(&config);
+    thread::scope(|scope| {
+        for number in 0..40 {
+            let pgbaton = &pgbaton;
+            scope.spawn(move || {
+                let refused = said(pgbaton, &format!("u{number}"), "no_such_database", "x");
+                assert_eq!(refused.unwrap_err(), "08006 authentication query failed");
+            });
+        }
+    });
+    let asked = postgres.log().matches("database \"no_such_database\" does not exist").count();
+    // Two connections at a time, and once more for each pause that has passed meanwhile.
+    assert!((1..=12).contains(&asked), "{asked} connections for 40 strangers");
+    // Others are not kept from theirs.
+    assert_eq!(said(&pgbaton, SCRAM_ROLE, TRUST_DATABASE, PASSWORD).as_deref(), Ok(SCRAM_ROLE));
+}
