@@ -331,3 +331,36 @@ fn a_balancer_s_word_on_its_client_is_taken_where_it_is_trusted_and_nowhere_else
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_server_that_wants_a_certificate_gets_pgbaton_s_own() {
+    let scene = Scene::new();
+    scene.rule("hostssl app ann all cert\nhost app all all reject", "");
+    let owner = Papers::shared().issue("ann");
+    let config = |has_certificate: bool| {
+        let config = Config::new().set("server_tls_sslmode", "\"require\"").database(
+            "app",
+            &scene.postgres,
+            "",
+        );
+        if !has_certificate {
+            return config;
+        }
+        let file = |name: &str| format!("{:?}", owner.join(name));
+        config
+            .set("server_tls_cert_file", &file("server.crt"))
+            .set("server_tls_key_file", &file("server.key"))
+    };
+    let login = Login::new("ann", "app", "");
+    let pgbaton = Pgbaton::start(&config(true));
+    let mut wire = Wire::login(pgbaton.address(), &login);
+    let sql = "select client_dn from pg_stat_ssl where pid = pg_backend_pid()";
+    assert_eq!(wire.query(sql).value(), "/CN=ann");
+    let without = Pgbaton::start(&config(false));
+    match Wire::try_login(without.address(), &login) {
+        Err(WireError::Server(error)) => {
+            assert_eq!(error.message(), "connection requires a valid client certificate");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}
