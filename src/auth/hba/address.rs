@@ -57,7 +57,9 @@ impl Address {
 }
 
 fn with_mask(address: IpAddr, mask: &Word) -> Result<IpNet, String> {
+    // A mask of the other family is none, whatever prefix its bits would make.
     let read = mask.text.parse::<IpAddr>().ok();
+    let read = read.filter(|mask| mask.is_ipv4() == address.is_ipv4());
     let net = read.and_then(|mask| IpNet::with_netmask(address, mask).ok());
     net.map(|net| net.trunc()).ok_or_else(|| {
         format!(

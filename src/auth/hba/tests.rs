@@ -110,6 +110,8 @@ fn addresses() {
     for (rule, reason) in [
         ("10.0.0.0/33", "no address with the length"),
         ("10.0.0.0 255.0.255.0", "no mask for 10.0.0.0"),
+        ("::1 255.0.0.0", "no mask for ::1"),
+        ("10.0.0.0 ff00::", "no mask for 10.0.0.0"),
         ("10.0.0.0 trust", "no mask for 10.0.0.0"),
         ("samenet", "samenet is not supported"),
         ("samehost", "samehost is not supported"),
